@@ -1,0 +1,1 @@
+"""Convert block-scaled FP8 checkpoints at disk speed."""
