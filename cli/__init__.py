@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: thin click commands over the library, one file each."""

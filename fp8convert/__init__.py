@@ -1,1 +1,42 @@
-"""Convert block-scaled FP8 checkpoints at disk speed."""
+"""Convert block-scaled FP8 checkpoints at disk speed, in bounded memory, resumably.
+
+``to_bf16(src, dst, **options) -> Manifest`` converts; ``open_checkpoint(path)`` gives decoded
+arrays by name. Nothing heavy is imported until one of them is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import Fp8ConvertError
+from .version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint, TensorSpec, open_checkpoint
+    from .convert import Manifest, to_bf16
+
+_HOMES = {
+    "Checkpoint": "checkpoint",
+    "Manifest": "convert",
+    "TensorSpec": "checkpoint",
+    "open_checkpoint": "checkpoint",
+    "to_bf16": "convert",
+}
+
+__all__ = [
+    "Checkpoint",
+    "Fp8ConvertError",
+    "Manifest",
+    "TensorSpec",
+    "__version__",
+    "open_checkpoint",
+    "to_bf16",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,1 @@
+"""One file per layout: how weights are named and split over files."""

@@ -1,0 +1,98 @@
+"""``fp8convert``: the group, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from fp8convert.errors import EXIT_REFUSED, EXIT_RESUMABLE, Fp8ConvertError, ResumableError
+from fp8convert.version import VERSION
+
+# name -> module, attribute, one line of help. Modules load when their command runs.
+COMMANDS = {
+    "inspect": ("inspect", "inspect_command", "Say what a checkpoint is, from its headers."),
+    "make-sample": ("make_sample", "make_sample_command", "Write a sample checkpoint."),
+    "shard-for-tp": ("shard_for_tp", "shard_for_tp_command", "Not yet: tensor-parallel ranks."),
+    "to-bf16": ("to_bf16", "to_bf16_command", "Convert an FP8 checkpoint to BF16."),
+}
+
+
+class _Lazy(click.Group):
+    """A group that imports a command only when it is named, so that --help is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(
+            importlib.import_module(f".{module}", __package__), attribute
+        )
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExamples:\n  fp8convert inspect DeepSeek-V3\n"
+    "  fp8convert to-bf16 DeepSeek-V3 DeepSeek-V3-bf16 --dry-run\n"
+    "  fp8convert to-bf16 DeepSeek-V3 DeepSeek-V3-bf16",
+)
+@click.version_option(VERSION, prog_name="fp8convert")
+def cli() -> None:
+    """Convert block-scaled FP8 checkpoints at disk speed, in bounded memory, resumably.
+
+    Exit codes: 0 done; 1 refused or failed; 2 usage; 75 interrupted or out of resources, run the
+    same command again to resume.
+    """
+
+
+def run(command: click.Command, prog: str) -> NoReturn:
+    """Run ``command`` with the exit codes of this tool."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        command.main(prog_name=prog, standalone_mode=False)
+        code = 0
+    except click.exceptions.Exit as e:
+        code = e.exit_code
+    except click.ClickException as e:
+        e.show()
+        code = e.exit_code
+    except Fp8ConvertError as e:
+        code = _say(e)
+    except (KeyboardInterrupt, click.Abort):
+        code = _say(ResumableError("interrupted"))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains at exit
+        code = EXIT_REFUSED
+    except OSError as e:
+        code = _say(ResumableError(str(e)))
+    sys.exit(code)
+
+
+def main() -> NoReturn:
+    """Console script ``fp8convert``."""
+    run(cli, "fp8convert")
+
+
+def _say(error: Fp8ConvertError) -> int:
+    click.echo(f"error: {error}", err=True)
+    if error.exit_code == EXIT_RESUMABLE:
+        click.echo("Run the same command again to resume.", err=True)
+    return error.exit_code
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

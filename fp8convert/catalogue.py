@@ -1,0 +1,196 @@
+"""What a checkpoint folder holds, from headers, index and config alone: no tensor byte is read."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from . import header, strictjson
+from .codecs.base import Stored
+from .errors import FormatError, listed, shown
+from .folder import Folder
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+CONFIG = "config.json"
+MAX_JSON = 100_000_000
+UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+NUMBERED = re.compile(r"(?P<stem>.+)-(?P<i>\d{5,6})-of-(?P<n>\d{5,6})\.safetensors")
+
+
+class Shard(NamedTuple):
+    """One safetensors file as it was when its header was read."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    header_sha256: str
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All stored tensors of a checkpoint. ``warnings`` do not bar a conversion; errors raise."""
+
+    folder: Folder
+    shards: tuple[Shard, ...]
+    tensors: dict[str, Stored]
+    config: dict[str, Any]
+    has_index: bool
+    index_metadata: dict[str, Any]
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def shard_names(self) -> list[str]:
+        """File names by shard number."""
+        return [s.name for s in self.shards]
+
+
+def open_catalogue(path: str | os.PathLike[str]) -> Catalogue:
+    """Read every header of the checkpoint folder at ``path``; FormatError names what is wrong."""
+    folder = Folder.at(path)
+    names = folder.names()
+    weight_map, metadata = _index(folder) if folder.has(INDEX) else (None, {})
+    files = _shard_files(names, weight_map, folder)
+    config = _config(folder)
+    collecting = gc.isenabled()
+    gc.disable()  # a hundred thousand small tuples and no cycles: collecting doubles the time
+    try:
+        shards, tensors = _read_shards(folder, files)
+    finally:
+        if collecting:
+            gc.enable()
+    if weight_map is not None:
+        _check_index(weight_map, tensors, shards)
+    warnings = _unused_files(names, files) + _total_size(metadata, tensors, weight_map)
+    return Catalogue(
+        folder, tuple(shards), tensors, config, weight_map is not None, metadata, tuple(warnings)
+    )
+
+
+def _config(folder: Folder) -> dict[str, Any]:
+    if not folder.has(CONFIG):
+        raise FormatError(f"{CONFIG} is missing from {shown(folder.root)}")
+    config = strictjson.loads(folder.read(CONFIG, MAX_JSON, "config"), CONFIG)
+    if not isinstance(config, dict):
+        raise FormatError(f"{CONFIG}: expected an object")
+    return config
+
+
+def _index(folder: Folder) -> tuple[dict[str, str], dict[str, Any]]:
+    index = strictjson.loads(folder.read(INDEX, MAX_JSON, "index"), INDEX)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict):
+        raise FormatError(f"{INDEX}: expected an object with an object weight_map")
+    metadata = index.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise FormatError(f"{INDEX}: metadata is not an object")
+    for name, file in weight_map.items():
+        if not isinstance(file, str):
+            raise FormatError(
+                f"{INDEX}: weight_map of {shown(name)} is {shown(file)}, expected a file name"
+            )
+    return weight_map, metadata
+
+
+def _shard_files(names: list[str], weight_map: dict[str, str] | None, folder: Folder) -> list[str]:
+    """The shards, in order; refuses what would have to be unpickled or guessed."""
+    if weight_map is not None:
+        files = sorted(set(weight_map.values()))
+        for file in files:
+            if file.lower().endswith(UNSAFE) or not file.endswith(".safetensors"):
+                raise FormatError(f"{INDEX} names {shown(file)}, expected .safetensors files only")
+        if SINGLE in names and SINGLE not in files:
+            raise FormatError(
+                f"{INDEX} and a {SINGLE} that it does not name: two checkpoints in one folder"
+            )
+        if not files:
+            raise FormatError(f"{INDEX}: weight_map is empty")
+        return files
+    if SINGLE in names:
+        return [SINGLE]
+    found = [n for n in names if n.endswith(".safetensors")]
+    if not found:
+        unsafe = [n for n in names if n.lower().endswith(UNSAFE)]
+        note = f"; {listed(unsafe)} would have to be unpickled, which is never done" if unsafe else ""
+        raise FormatError(f"no {INDEX} and no {SINGLE} in {shown(folder.root)}{note}")
+    return _numbered(found)
+
+
+def _numbered(found: list[str]) -> list[str]:
+    matches = [NUMBERED.fullmatch(n) for n in found]
+    sets = {(m["stem"], int(m["n"])) for m in matches if m}
+    if None in matches or len(sets) != 1:
+        raise FormatError(f"no {INDEX}, and {listed(found)} are not one numbered set of shards")
+    (count,) = {n for _, n in sets}
+    missing = set(range(1, count + 1)) - {int(m["i"]) for m in matches if m}
+    if missing:
+        raise FormatError(
+            f"no {INDEX}, and of {count} numbered shards {len(missing)} are missing "
+            f"(first: number {min(missing)})"
+        )
+    return found
+
+
+def _read_shards(folder: Folder, files: list[str]) -> tuple[list[Shard], dict[str, Stored]]:
+    shards: list[Shard] = []
+    tensors: dict[str, Stored] = {}
+    for number, file in enumerate(files):
+        shard, parsed = _read_header(folder, file)
+        for e in parsed.entries:
+            if e.name in tensors:
+                other = files[tensors[e.name].shard]
+                raise FormatError(f"tensor {shown(e.name)} is in both {other} and {file}")
+            tensors[e.name] = Stored(e.name, e.dtype, e.shape, number, e.begin, e.end)
+        shards.append(shard)
+    return shards, tensors
+
+
+def _read_header(folder: Folder, file: str) -> tuple[Shard, header.Header]:
+    fd = folder.open(file, "shard")
+    try:
+        state = os.fstat(fd)
+        prefix = os.pread(fd, 64, 0)
+        length = header.header_length(prefix, state.st_size, shown(file))
+        raw = os.pread(fd, length, 8)
+    finally:
+        os.close(fd)
+    if len(raw) != length:
+        raise FormatError(f"{shown(file)}: read {len(raw):,} of {length:,} header bytes")
+    parsed = header.parse(raw, state.st_size, shown(file))
+    digest = hashlib.sha256(raw).hexdigest()
+    return Shard(file, state.st_size, state.st_mtime_ns, digest), parsed
+
+
+def _check_index(
+    weight_map: dict[str, str], tensors: dict[str, Stored], shards: list[Shard]
+) -> None:
+    absent = [n for n in weight_map if n not in tensors]
+    if absent:
+        file = weight_map[absent[0]]
+        raise FormatError(f"{INDEX} puts {listed(absent)} in {shown(file)}, which does not hold it")
+    for name, t in tensors.items():
+        said = weight_map.get(name)
+        if said != shards[t.shard].name:
+            raise FormatError(
+                f"tensor {shown(name)} is in {shards[t.shard].name}, but {INDEX} "
+                + (f"says {shown(said)}" if said is not None else "does not list it")
+            )
+
+
+def _unused_files(names: list[str], files: list[str]) -> list[str]:
+    unused = [n for n in names if n.endswith(".safetensors") and n not in set(files)]
+    return [f"{listed(unused)} not part of the checkpoint: not converted"] if unused else []
+
+
+def _total_size(
+    metadata: dict[str, Any], tensors: dict[str, Stored], weight_map: dict[str, str] | None
+) -> list[str]:
+    actual = sum(t.end - t.begin for t in tensors.values())
+    said = metadata.get("total_size")
+    if weight_map is None or said == actual:
+        return []
+    return [f"{INDEX}: metadata.total_size is {shown(said)}, the tensors hold {actual:,} bytes"]

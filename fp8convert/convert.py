@@ -1,0 +1,153 @@
+"""``to_bf16``: from a checkpoint folder to a finished one. Source, plan, engine, publish."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from . import schemes
+from .catalogue import Catalogue, open_catalogue
+from .engine import Engine, Settings
+from .errors import FormatError, ResumableError, UsageError, shown
+from .plan import Options, Plan, plan_to_bf16
+from .publish import Record, Staging, opened, resolve_target
+from .version import VERSION
+
+_OPTION_NAMES = {f.name for f in fields(Options)}
+_SETTING_NAMES = {f.name for f in fields(Settings)}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was written, from what, by which rule. ``data`` is manifest.json; no clock in it."""
+
+    path: Path
+    data: dict[str, Any]
+    already_done: bool = False
+
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        """``{"name", "size", "sha256"}`` of every file but the manifest itself."""
+        found: list[dict[str, Any]] = self.data["files"]
+        return found
+
+
+@dataclass(frozen=True)
+class Job:
+    """A planned conversion, nothing written yet."""
+
+    catalogue: Catalogue
+    plan: Plan
+    target: Path
+
+    @property
+    def disk_free(self) -> int:
+        """Bytes free for this user where the target goes."""
+        place = self.target
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
+
+def prepare(
+    src: str | os.PathLike[str], dst: str | os.PathLike[str], options: Options | None = None
+) -> Job:
+    """Read headers and config, plan, refuse what can be refused. Writes nothing."""
+    catalogue = open_catalogue(src)
+    scheme = schemes.detect(catalogue.config, catalogue.tensors)
+    target = resolve_target(dst, catalogue.folder.root)
+    return Job(catalogue, plan_to_bf16(catalogue, scheme, options or Options()), target)
+
+
+def execute(job: Job, settings: Settings | None = None) -> Manifest:
+    """Run a prepared job to its end, or resume it; a finished target is left as it is."""
+    staging = Staging(job.target, job.plan)
+    try:
+        manifest = staging.finished()
+        if manifest is not None:
+            return _already(staging, manifest)
+        if not staging.state.exists():
+            _check_space(job, staging)
+        with opened(staging):
+            manifest = staging.finished()  # another run may have ended while we asked
+            if manifest is not None:
+                return _already(staging, manifest)
+            return _run(job, staging, settings or Settings())
+    except OSError as e:
+        where = f" ({shown(e.filename)})" if e.filename else ""
+        raise ResumableError(f"{e.strerror or e}{where}: mend it and run the same again") from e
+
+
+def to_bf16(
+    src: str | os.PathLike[str], dst: str | os.PathLike[str], **options: Any
+) -> Manifest:
+    """Convert the block-scaled checkpoint folder ``src`` into a BF16 one at ``dst``.
+
+    Keyword options are those of :class:`~fp8convert.plan.Options` (``dtype``, ``max_shard_size``
+    in bytes, ``checksum``, ``copy_code``, ``strict``) and :class:`~fp8convert.engine.Settings`
+    (``workers``, ``memory`` in bytes, ``io``, ``progress``). Calling again after an interruption
+    resumes. Raises :class:`~fp8convert.errors.Fp8ConvertError`; then ``dst`` does not exist.
+    """
+    unknown = set(options) - _OPTION_NAMES - _SETTING_NAMES
+    if unknown:
+        raise UsageError(
+            f"unknown options {sorted(unknown)}, known: {sorted(_OPTION_NAMES | _SETTING_NAMES)}"
+        )
+    settings = Settings(**{k: v for k, v in options.items() if k in _SETTING_NAMES})
+    chosen = Options(**{k: v for k, v in options.items() if k in _OPTION_NAMES})
+    return execute(prepare(src, dst, chosen), settings)
+
+
+def _already(staging: Staging, manifest: dict[str, Any]) -> Manifest:
+    if staging.state.exists():  # killed between the last rename and the clean-up
+        staging.clear()
+    return Manifest(staging.target, manifest, already_done=True)
+
+
+def _run(job: Job, staging: Staging, settings: Settings) -> Manifest:
+    staging.begin({s.name: {"size": s.size, "mtime_ns": s.mtime_ns} for s in job.catalogue.shards})
+    _check_space(job, staging)
+    records = Engine(job.catalogue, staging, settings).run()
+    files = [{"name": r.file, "size": r.size, "sha256": r.sha256} for r in records]
+    for copy in job.plan.copies:
+        data = job.catalogue.folder.read(copy.name, copy.size, "companion file")
+        if len(data) != copy.size:
+            raise FormatError(f"{shown(copy.name)} changed since it was planned")
+        files.append(staging.put_bytes(copy.name, data))
+    for name, text in job.plan.texts.items():
+        files.append(staging.put_bytes(name, text.encode()))
+    manifest = _manifest(job.plan, records, files)
+    staging.commit(manifest)
+    return Manifest(job.target, manifest)
+
+
+def _check_space(job: Job, staging: Staging) -> None:
+    needed = job.plan.bytes_out - sum(t.size for t in job.plan.tasks if staging.recorded(t))
+    if needed > job.disk_free:
+        raise ResumableError(
+            f"not enough disk for {shown(job.target)}: {needed:,} bytes needed, "
+            f"{job.disk_free:,} free"
+        )
+
+
+def _manifest(plan: Plan, records: list[Record], files: list[dict[str, Any]]) -> dict[str, Any]:
+    weights = [i.weight for t in plan.tasks for i in t.items]
+    coded = [w for w in weights if w.codec.coded]
+    overflowed = {name: n for r in records for name, n in r.overflowed.items()}
+    return {
+        "format": 1,
+        "tool": f"fp8convert {VERSION}",
+        "plan": plan.id,
+        "rules": dict(sorted({(w.codec.name, w.codec.rule) for w in weights})),
+        "weights_decoded": len(coded),
+        "tensors_kept": len(weights) - len(coded),
+        "parts_dropped": sum(len(w.parts) - 1 for w in coded),
+        "overflowed": overflowed,
+        "warnings": list(plan.warnings),
+        "not_copied": list(plan.not_copied),
+        "files": files,
+        "identity": plan.identity,
+    }

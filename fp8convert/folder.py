@@ -1,0 +1,83 @@
+"""Files of an untrusted checkpoint folder: a name is believed only after it has been checked.
+
+Every open goes through :meth:`Folder.open`: a plain file name, a regular file, and not outside
+the folder (a Hugging Face cache, whose snapshots link to blobs of the same repository, is known).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import FormatError, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A checkpoint folder. ``root`` is resolved; ``inside`` is the tree its links may point to."""
+
+    root: Path
+    inside: Path
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> Folder:
+        """The folder at ``path``; FormatError if it is not one."""
+        root = Path(path).resolve()
+        if not root.is_dir():
+            what = "is not a folder" if root.exists() else "does not exist"
+            raise FormatError(f"{shown(path)} {what}, expected a checkpoint folder")
+        in_cache = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
+        return cls(root, root.parents[1] if in_cache else root)
+
+    def names(self) -> list[str]:
+        """Names of everything directly in the folder, sorted."""
+        return sorted(os.listdir(self.root))
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name (a dangling link counts, and fails at open)."""
+        return os.path.lexists(self.root / name)
+
+    def open(self, name: str, why: str) -> int:
+        """A read-only descriptor of the regular file ``name``; ``why`` says who named it.
+
+        Raises FormatError for anything that is not a plain name of a regular file in the tree.
+        Nothing else is ever opened, so a FIFO or device cannot hang or act.
+        """
+        check_plain_name(name, why)
+        real = Path(os.path.realpath(self.root / name))
+        if not real.is_relative_to(self.inside):
+            raise FormatError(f"{shown(name)} ({why}) is a link out of {shown(self.root)}")
+        try:
+            mode = os.lstat(real).st_mode
+        except FileNotFoundError:
+            raise FormatError(f"{shown(name)} ({why}) is missing from {shown(self.root)}") from None
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+            raise FormatError(f"{shown(name)} ({why}) is {kind}, expected a regular file")
+        return os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def size(self, name: str) -> int:
+        """Bytes of the regular file ``name``."""
+        fd = self.open(name, "companion file")
+        try:
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+
+    def read(self, name: str, limit: int, why: str) -> bytes:
+        """The whole of a small file, at most ``limit`` bytes."""
+        fd = self.open(name, why)
+        with os.fdopen(fd, "rb") as f:
+            size = os.fstat(fd).st_size
+            if size > limit:
+                raise FormatError(f"{shown(name)} has {size:,} bytes, expected at most {limit:,}")
+            return f.read(limit)
+
+
+def check_plain_name(name: str, why: str) -> None:
+    """Raise FormatError unless ``name`` is one plain path component on every platform."""
+    odd = any(c in name for c in '/\\:\0') or not name.isprintable()
+    if odd or name in ("", ".", "..") or len(name) > 255:
+        raise FormatError(f"{shown(name)} ({why}) is not a plain file name")

@@ -1,0 +1,230 @@
+"""Crash safety: a target is built beside its final place and appears there whole, or not at all.
+
+``DST`` is built in ``.DST.fp8convert/``: ``out/`` becomes DST by one rename, ``job.json`` says
+which plan and source it is, ``journal/`` has a record for every finished file, ``lock`` keeps a
+second run out. Every file is written under a unique temporary name, checked, fsynced, renamed, and
+its folder fsynced, before anything refers to it. See docs/crash-safety.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import strictjson
+from .errors import FormatError, TargetError, shown
+from .fileio import sync
+from .plan import Plan, Task
+
+MANIFEST = "manifest.json"
+JOB = "job.json"
+TEMPORARY = ".tmp"
+MAX_RECORD = 100_000_000
+MAX_DIFFERENCES = 6
+
+
+class Record(NamedTuple):
+    """The journal's word on one finished file."""
+
+    file: str
+    size: int
+    sha256: str | None
+    overflowed: dict[str, int]  # weight -> elements beyond the target dtype
+
+    @classmethod
+    def from_dict(cls, found: Any, task: Task) -> Record | None:
+        """The record if it is whole and about ``task``, else None: the task is done again."""
+        if not isinstance(found, dict) or set(found) != set(cls._fields):
+            return None
+        record = cls(**found)
+        return record if (record.file, record.size) == (task.file, task.size) else None
+
+
+class Staging:
+    """The folder beside the target, locked. Use :func:`opened`."""
+
+    def __init__(self, target: Path, plan: Plan) -> None:
+        self.target, self.plan = target, plan
+        self.state = target.parent / f".{target.name}.fp8convert"
+        self.out = self.state / "out"
+        self.journal = self.state / "journal"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The manifest if the target is already there, made by this plan; refuses any other."""
+        if not os.path.lexists(self.target):
+            return None
+        if not self.target.is_dir():
+            raise TargetError(f"{shown(self.target)} exists and is not a folder")
+        if not any(self.target.iterdir()):
+            return None
+        manifest = _read_json(self.target / MANIFEST)
+        if isinstance(manifest, dict) and manifest.get("plan") == self.plan.id:
+            _check_sizes(self.target, manifest)
+            return manifest
+        ours = isinstance(manifest, dict) and isinstance(manifest.get("identity"), dict)
+        notes = differences(manifest["identity"], self.plan.identity) if ours else []  # type: ignore[index]
+        note = ": it was made by another plan\n" + "\n".join(notes) if notes else ""
+        raise TargetError(f"{shown(self.target)} exists and is not empty{note}")
+
+    def begin(self, fingerprint: dict[str, Any]) -> None:
+        """Start, or go on with the same plan and an unchanged source; otherwise refuse."""
+        job = {"identity": self.plan.identity, "source": fingerprint}
+        before = _read_json(self.state / JOB)
+        if before is None:  # killed before the job was durable: nothing refers to what is there
+            for folder in (self.out, self.journal):
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+            self._put(self.state / JOB, job)
+            return
+        notes = differences(_dict(before, "identity"), self.plan.identity)
+        notes += differences(_dict(before, "source"), fingerprint)
+        if notes:
+            raise TargetError(
+                f"an unfinished run in {shown(self.state)} is not this one:\n"
+                + "\n".join(notes)
+                + "\nRun it with the same options, or remove that folder to start over"
+            )
+        for folder in (self.out, self.journal):
+            for left in folder.glob(f"*{TEMPORARY}"):
+                left.unlink()
+
+    def temporary(self, folder: Path, name: str) -> Path:
+        """A name in ``folder`` that no other run, past or present, uses."""
+        return folder / f"{name}.{uuid.uuid4().hex}{TEMPORARY}"
+
+    def install(self, temporary: Path, final: Path) -> None:
+        """Give a durable temporary file its final name, durably."""
+        os.replace(temporary, final)
+        sync_folder(final.parent)
+
+    def put_bytes(self, name: str, data: bytes) -> dict[str, Any]:
+        """Write a small file of the target whole; its manifest entry."""
+        self._write(self.out / name, data)
+        return {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def record(self, record: Record) -> None:
+        """Journal a finished file."""
+        self._put(self.journal / f"{record.file}.json", record._asdict())
+
+    def recorded(self, task: Task) -> Record | None:
+        """The journal's record of ``task``, if there is a sound one and a file of that size."""
+        record = Record.from_dict(_read_json(self.journal / f"{task.file}.json"), task)
+        with contextlib.suppress(OSError):
+            if record and (self.out / task.file).stat().st_size == task.size:
+                return record
+        return None
+
+    def commit(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, last, and make the whole target appear under its name."""
+        self._put(self.out / MANIFEST, manifest)
+        expected = {f["name"] for f in manifest["files"]} | {MANIFEST}
+        strangers = set(os.listdir(self.out)) - expected
+        if strangers:
+            raise TargetError(f"{shown(self.out)} holds files of no plan: {sorted(strangers)}")
+        try:
+            os.rename(self.out, self.target)  # replaces an empty folder, fails on any other
+        except OSError as e:
+            raise TargetError(f"cannot rename {shown(self.out)} to {shown(self.target)}: {e}") from e
+        sync_folder(self.target.parent)
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove the state folder; the lock goes with it."""
+        shutil.rmtree(self.state, ignore_errors=True)
+        sync_folder(self.target.parent)
+
+    def _put(self, path: Path, value: Any) -> None:
+        self._write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+    def _write(self, path: Path, data: bytes) -> None:
+        temporary = self.temporary(path.parent, path.name)
+        fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        with os.fdopen(fd, "wb") as f:
+            f.write(data)
+            f.flush()
+            sync(f.fileno())
+        self.install(temporary, path)
+
+
+def resolve_target(dst: str | os.PathLike[str], source: Path) -> Path:
+    """The real path of the target; refuses one that is the source, inside it, or around it."""
+    target = Path(dst).resolve()
+    if target == source or source in target.parents or target in source.parents:
+        raise TargetError(
+            f"target {shown(target)} and source {shown(source)} must not contain each other"
+        )
+    return target
+
+
+@contextlib.contextmanager
+def opened(staging: Staging) -> Iterator[None]:
+    """Create and lock the state folder; a second run on the same target is refused."""
+    staging.state.mkdir(parents=True, exist_ok=True)
+    lock = staging.state / "lock"
+    fd = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TargetError(f"another run is writing {shown(staging.target)}") from None
+        except OSError:  # a filesystem without locks: unique names keep the bytes right
+            pass
+        if not lock.exists() or lock.stat().st_ino != os.fstat(fd).st_ino:
+            raise TargetError(f"another run has just finished {shown(staging.target)}; run again")
+        yield
+    finally:
+        os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:
+    """Lines that name each field that differs, with both values; long lists are cut."""
+    lines: list[str] = []
+    for key in [*before, *(k for k in now if k not in before)]:
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{path}{key}.")
+        elif json.dumps(a) != json.dumps(b):
+            lines.append(f"  {path}{key}: {shown(a)} then, {shown(b)} now")
+    return lines[:MAX_DIFFERENCES]
+
+
+def _dict(value: Any, key: str) -> dict[str, Any]:
+    found = value.get(key) if isinstance(value, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _read_json(path: Path) -> Any:
+    """The JSON in ``path``, or None if it is absent, empty or damaged."""
+    try:
+        data = path.read_bytes()
+        return strictjson.loads(data, path.name) if len(data) <= MAX_RECORD else None
+    except (OSError, FormatError):
+        return None
+
+
+def _check_sizes(target: Path, manifest: dict[str, Any]) -> None:
+    for entry in manifest["files"]:
+        path = target / entry["name"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry["size"]:
+            raise TargetError(
+                f"{shown(target)} was finished, but {shown(entry['name'])} has {size} bytes, "
+                f"its manifest says {entry['size']}"
+            )

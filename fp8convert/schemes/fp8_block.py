@@ -1,0 +1,97 @@
+"""``quant_method: fp8`` with ``weight_block_size``: ``X.weight`` beside ``X.weight_scale_inv``.
+
+Source: DeepSeek-V3 ``config.json`` and ``README_WEIGHTS.md``. Despite its name the scale
+multiplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..codecs.base import Stored
+from ..codecs.fp8_block import Fp8Block
+from ..codecs.raw import Raw
+from ..dtypes import CODED_FLOATS
+from ..errors import SchemeError, shown
+from .base import Config, Reading, Scheme, Weight, quantization_config
+
+SCALE_SUFFIX = "_scale_inv"
+FORMATS = (None, "e4m3", "float8_e4m3fn")
+
+
+@dataclass(frozen=True)
+class Fp8BlockScheme(Scheme):
+    """Codes and scales paired by name, then held to the declared block by the codec."""
+
+    block: tuple[int, int]
+    name = "fp8-block"
+
+    @classmethod
+    def recognise(cls, config: Config, tensors: Mapping[str, Stored]) -> Scheme | None:
+        """``quant_method: fp8``; anything else in the declaration must be what is read here."""
+        declared = quantization_config(config)
+        if declared is None or declared.get("quant_method") != "fp8":
+            return None
+        block = declared.get("weight_block_size")
+        if not (
+            type(block) is list and len(block) == 2 and all(type(b) is int and b > 0 for b in block)
+        ):
+            raise SchemeError(
+                f"config.json: quantization_config.weight_block_size is {shown(block)}, "
+                "expected two positive integers such as [128, 128]"
+            )
+        if declared.get("fmt") not in FORMATS:
+            raise SchemeError(
+                f"config.json: quantization_config.fmt is {shown(declared.get('fmt'))}, "
+                "expected e4m3"
+            )
+        return cls((block[0], block[1]))
+
+    def read(self, tensors: Mapping[str, Stored], shards: Sequence[str]) -> Reading:
+        """Every F8_E4M3 tensor needs its scale, every scale its weight; the rest is raw."""
+        codec, raw = Fp8Block(self.block), Raw()
+        weights: list[Weight] = []
+        problems: list[str] = []
+        used: set[str] = set()
+        later: list[Stored] = []
+        for t in tensors.values():
+            scale = tensors.get(t.name + SCALE_SUFFIX) if t.dtype in CODED_FLOATS else None
+            if t.name.endswith(SCALE_SUFFIX):
+                later.append(t)
+            elif scale is not None:
+                used.add(scale.name)
+                wrong = codec.check((t, scale))
+                if wrong:
+                    problems.append(f"{shards[t.shard]}: weight {shown(t.name)}: {wrong}")
+                weights.append(Weight(t.name, codec, (t, scale)))
+            elif t.dtype in CODED_FLOATS:
+                problems.append(
+                    f"{shards[t.shard]}: weight {shown(t.name)} is {t.dtype} but has no scale: "
+                    f"expected a tensor {shown(t.name + SCALE_SUFFIX)} in any shard"
+                )
+            else:
+                weights.append(Weight(t.name, raw, (t,)))
+        for t in later:
+            if t.name not in used:
+                problems.append(_orphan(t, tensors, shards))
+        if not used and not problems:
+            problems.append(
+                "config.json declares quant_method fp8, but no tensor is FP8: already converted, "
+                "with a stale config? Remove its quantization_config if so"
+            )
+        return Reading(tuple(weights), tuple(problems))
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"scheme": "fp8-block", "block": [br, bc]}``."""
+        return {"scheme": self.name, "block": list(self.block)}
+
+
+def _orphan(scale: Stored, tensors: Mapping[str, Stored], shards: Sequence[str]) -> str:
+    owner = tensors.get(scale.name.removesuffix(SCALE_SUFFIX))
+    found = f"that weight is {owner.dtype}" if owner else "there is no such weight"
+    return (
+        f"{shards[scale.shard]}: scale {shown(scale.name)}: expected an F8_E4M3 weight "
+        f"{shown(scale.name.removesuffix(SCALE_SUFFIX))}, but {found}"
+    )

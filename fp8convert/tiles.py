@@ -1,0 +1,129 @@
+"""A task cut into tiles: bounded pieces of the output file, in file order, that never overlap.
+
+A tile is a run of output bytes and the source bytes it is decoded from. Cuts fall on block
+boundaries wherever a row of blocks fits into a tile, so each source byte is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .codecs.base import Rect
+from .header import ALIGN as PAGE
+from .plan import Item, Task
+
+
+READ_SLACK = 1 << 20  # room in a worker's read buffer beyond a tile: scales, and page rounding
+
+
+class Literal(NamedTuple):
+    """Output bytes known from the plan: the header."""
+
+    begin: int
+    data: memoryview
+
+
+class Source(NamedTuple):
+    """Bytes ``[begin, end)`` of shard number ``shard``."""
+
+    shard: int
+    begin: int
+    end: int
+
+
+class Piece(NamedTuple):
+    """A rectangle of one weight: output bytes from ``begin``, decoded from ``sources``."""
+
+    item: Item
+    rect: Rect
+    begin: int
+    nbytes: int
+    sources: tuple[Source, ...]
+
+
+@dataclass(slots=True)
+class Tile:
+    """Output bytes ``[begin, end)`` of a task's file."""
+
+    begin: int
+    end: int
+    literals: list[Literal] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+    read_bytes: int = 0  # page-rounded, at most
+
+    @property
+    def nbytes(self) -> int:
+        """Output bytes."""
+        return self.end - self.begin
+
+
+def tiles(task: Task, limit: int) -> Iterator[Tile]:
+    """The tiles of ``task``, each of at most ``limit`` output bytes, covering the whole file."""
+    tile = Tile(0, 0)
+    header = memoryview(task.header)
+    for lo in range(0, len(header), limit):
+        if tile.end:
+            yield tile
+        data = header[lo : lo + limit]
+        tile = Tile(lo, lo + len(data), [Literal(lo, data)])
+    for item in task.items:
+        grid = item.weight.codec.grid(item.weight.parts)
+        if item.nbytes == 0:
+            continue
+        width = item.nbytes // (grid.rows * grid.columns)
+        at = 0  # elements done
+        while at < grid.rows * grid.columns:
+            rect = _next_rect(grid, at, (limit - tile.nbytes) // width, tile.end == tile.begin)
+            piece = _piece(item, rect, grid.columns, width) if rect else None
+            cost = sum(_pages(s) for s in piece.sources) if piece else 0
+            if piece is None or (tile.nbytes and tile.read_bytes + cost > limit + READ_SLACK):
+                yield tile
+                tile = Tile(tile.end, tile.end)
+                continue
+            tile.pieces.append(piece)
+            tile.end += piece.nbytes
+            tile.read_bytes += cost
+            at += piece.nbytes // width
+    yield tile
+
+
+def _next_rect(grid: tuple[int, int, int, int], at: int, room: int, alone: bool) -> Rect | None:
+    """The largest legal rectangle of at most ``room`` elements from element ``at``.
+
+    None if only a new tile can hold a legal one. In a tile of its own (``alone``) a weight whose
+    row of blocks does not fit is cut between rows, and one whose row does not fit within it.
+    """
+    rows, columns, row_step, column_step = grid
+    r, c = divmod(at, columns)
+    if c == 0:
+        fit = min(room // columns, rows - r)
+        legal = fit if r + fit == rows else (r + fit) // row_step * row_step - r
+        if legal > 0:
+            return Rect(r, r + legal, 0, columns)
+        if not alone:
+            return None
+        if fit > 0:
+            return Rect(r, r + fit, 0, columns)
+    elif not alone:
+        return None
+    fit = min(room, columns - c)
+    legal = fit if c + fit == columns else (c + fit) // column_step * column_step - c
+    return Rect(r, r + 1, c, c + (legal if legal > 0 else fit))
+
+
+def _piece(item: Item, rect: Rect, columns: int, width: int) -> Piece:
+    begin = item.begin + (rect.r0 * columns + rect.c0) * width
+    nbytes = (rect.r1 - rect.r0) * (rect.c1 - rect.c0) * width
+    parts = item.weight.parts
+    spans = item.weight.codec.spans(parts, rect)
+    sources = tuple(
+        Source(p.shard, p.begin + s.begin, p.begin + s.end)
+        for p, s in zip(parts, spans, strict=True)
+    )
+    return Piece(item, rect, begin, nbytes, sources)
+
+
+def _pages(source: Source) -> int:
+    return (-(-source.end // PAGE) - source.begin // PAGE) * PAGE
