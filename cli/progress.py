@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with GB/s and ETA on a terminal, a plain line now and then elsewhere."""
+"""Progress on stderr: a bar with GB/s and ETA on a terminal, a plain line at times elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import click
 from .sizes import human
 
 if TYPE_CHECKING:
-    from fp8convert.engine import Progress
+    from fp8convert.settings import Progress
 
 LINE_EVERY_S = 10.0
 

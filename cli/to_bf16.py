@@ -13,7 +13,7 @@ from .sizes import KeepOrSize, Size, human
 
 if TYPE_CHECKING:
     from fp8convert.convert import Job, Manifest
-    from fp8convert.engine import Settings
+    from fp8convert.settings import Settings
 
 
 @click.command(
@@ -78,8 +78,8 @@ def _convert(
     **options: Any,
 ) -> None:
     from fp8convert.convert import execute, prepare
-    from fp8convert.engine import Settings
     from fp8convert.plan import Options
+    from fp8convert.settings import Settings
 
     with Meter(quiet) as meter:
         settings = Settings(workers or 0, memory, io, progress=meter)
@@ -146,7 +146,7 @@ def _print_summary(
         )
         if overflowed:
             click.echo(
-                f"warning: {overflowed:,} products overflowed in {len(data['overflowed'])} weights, "
-                "listed in manifest.json"
+                f"warning: {overflowed:,} products overflowed, in {len(data['overflowed'])} "
+                "weights listed in manifest.json"
             )
         click.echo(f"done: {manifest.path}")

@@ -10,10 +10,12 @@ from typing import Any
 
 from . import schemes
 from .catalogue import Catalogue, open_catalogue
-from .engine import Engine, Settings
+from .engine import Engine
 from .errors import FormatError, ResumableError, UsageError, shown
-from .plan import Options, Plan, plan_to_bf16
+from .plan import Options, Plan
+from .planner import plan_to_bf16
 from .publish import Record, Staging, opened, resolve_target
+from .settings import Settings
 from .version import VERSION
 
 _OPTION_NAMES = {f.name for f in fields(Options)}
@@ -81,13 +83,11 @@ def execute(job: Job, settings: Settings | None = None) -> Manifest:
         raise ResumableError(f"{e.strerror or e}{where}: mend it and run the same again") from e
 
 
-def to_bf16(
-    src: str | os.PathLike[str], dst: str | os.PathLike[str], **options: Any
-) -> Manifest:
+def to_bf16(src: str | os.PathLike[str], dst: str | os.PathLike[str], **options: Any) -> Manifest:
     """Convert the block-scaled checkpoint folder ``src`` into a BF16 one at ``dst``.
 
     Keyword options are those of :class:`~fp8convert.plan.Options` (``dtype``, ``max_shard_size``
-    in bytes, ``checksum``, ``copy_code``, ``strict``) and :class:`~fp8convert.engine.Settings`
+    in bytes, ``checksum``, ``copy_code``, ``strict``) and :class:`~fp8convert.settings.Settings`
     (``workers``, ``memory`` in bytes, ``io``, ``progress``). Calling again after an interruption
     resumes. Raises :class:`~fp8convert.errors.Fp8ConvertError`; then ``dst`` does not exist.
     """

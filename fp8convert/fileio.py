@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from .errors import Fp8ConvertError, FormatError, ResumableError, shown
+from .errors import FormatError, Fp8ConvertError, ResumableError, shown
 from .header import ALIGN as PAGE
 
 MODES = ("auto", "direct", "buffered")
@@ -146,7 +146,7 @@ class TargetFile(_File):
             return
         page, offset = divmod(begin, PAGE)
         with self._turn:
-            buffer, count = self._edges.pop(page, None) or (aligned_buffer(PAGE), 0)
+            buffer, count = self._edges.pop(page) if page in self._edges else _empty_page()
             buffer[offset : offset + len(part)] = bytes(part)
             count += len(part)
             if count < min(PAGE, self.size - page * PAGE):
@@ -195,6 +195,10 @@ class TargetFile(_File):
             raise Fp8ConvertError(f"{self.name}: {actual:,} bytes on disk, expected {self.size:,}")
         self.close()
         return self._sha.hexdigest() if self._sha else None
+
+
+def _empty_page() -> tuple[mmap.mmap, int]:
+    return aligned_buffer(PAGE), 0
 
 
 def _preallocate(fd: int, size: int) -> None:

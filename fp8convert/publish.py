@@ -69,8 +69,8 @@ class Staging:
         if isinstance(manifest, dict) and manifest.get("plan") == self.plan.id:
             _check_sizes(self.target, manifest)
             return manifest
-        ours = isinstance(manifest, dict) and isinstance(manifest.get("identity"), dict)
-        notes = differences(manifest["identity"], self.plan.identity) if ours else []  # type: ignore[index]
+        before = _dict(manifest, "identity")
+        notes = differences(before, self.plan.identity) if before else []
         note = ": it was made by another plan\n" + "\n".join(notes) if notes else ""
         raise TargetError(f"{shown(self.target)} exists and is not empty{note}")
 
@@ -132,7 +132,9 @@ class Staging:
         try:
             os.rename(self.out, self.target)  # replaces an empty folder, fails on any other
         except OSError as e:
-            raise TargetError(f"cannot rename {shown(self.out)} to {shown(self.target)}: {e}") from e
+            raise TargetError(
+                f"cannot rename {shown(self.out)} to {shown(self.target)}: {e}"
+            ) from e
         sync_folder(self.target.parent)
         self.clear()
 

@@ -14,7 +14,6 @@ from .codecs.base import Rect
 from .header import ALIGN as PAGE
 from .plan import Item, Task
 
-
 READ_SLACK = 1 << 20  # room in a worker's read buffer beyond a tile: scales, and page rounding
 
 

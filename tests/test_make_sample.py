@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from fp8convert.cli.make_sample import make_sample_command
 from safetensors import safe_open
 
 from fp8convert import header
+from fp8convert.cli.make_sample import make_sample_command
 from fp8convert.errors import TargetError, UsageError
 from fp8convert.samples import deepseek_v3, make_sample, values, writer
 from fp8convert.samples.spec import Stored, shard_name, shards, store

@@ -53,7 +53,8 @@ class Fp8Block(Codec):
 
     def grid(self, parts: Sequence[Stored]) -> Grid:
         """Cut on block boundaries."""
-        return Grid(*parts[0].shape, *self.block)
+        rows, columns = parts[0].shape
+        return Grid(rows, columns, *self.block)
 
     def spans(self, parts: Sequence[Stored], rect: Rect) -> tuple[Span, ...]:
         """The codes of ``rect``, and every row of scales that ``rect`` touches."""
@@ -98,7 +99,8 @@ class Fp8Block(Codec):
             return f"a NaN code at row {rect.r0 + row}, column {rect.c0 + column}"
         bad = np.argwhere(~(np.isfinite(scales) & (scales > 0)))
         for i, k in bad:
-            where = f"block row {rect.r0 // self.block[0] + i}, column {rect.c0 // self.block[1] + k}"
+            row, column = rect.r0 // self.block[0] + i, rect.c0 // self.block[1] + k
+            where = f"block row {row}, column {column}"
             value = float(scales[i, k])
             if value != 0:
                 return f"scale {value} at {where}, expected a finite number above 0"

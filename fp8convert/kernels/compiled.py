@@ -81,7 +81,7 @@ def _e4m3_rows(codes: Any, scales: Any, phase: int, br: int, bc: int, out: Any) 
 
 
 @_jit
-def _largest_magnitude(codes: Any) -> int:
+def _largest_magnitude(codes: Any) -> Any:
     top = np.uint8(0)
     for i in range(codes.size):
         top = max(top, np.uint8(codes[i] & NAN_CODE))

@@ -32,7 +32,8 @@ def round_bf16(values: Array) -> Array:
     """float32 [...] -> bfloat16 bits as uint16, to nearest even; every NaN becomes 0x7FC0."""
     bits = values.view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(values), np.uint16(0x7FC0), rounded.astype(np.uint16))
+    kept: Array = np.where(np.isnan(values), np.uint16(0x7FC0), rounded.astype(np.uint16))
+    return kept
 
 
 def e4m3_blocks(

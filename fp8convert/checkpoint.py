@@ -1,0 +1,122 @@
+"""A checkpoint as an array library sees it: names, specs and decoded arrays, in any format.
+
+Reads a tensor, or some rows of it, at a time; nothing is cached.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import schemes
+from .catalogue import Catalogue, open_catalogue
+from .codecs.base import Rect
+from .dtypes import DTYPES
+from .errors import FormatError, SchemeError, UsageError, shown
+from .fileio import SourceFile
+from .schemes.base import Weight
+
+if TYPE_CHECKING:
+    from .codecs.base import Array, Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One weight: decoded ``shape``; ``dtype`` as stored; ``codec`` as JSON; its stored parts."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    codec: dict[str, Any]
+    parts: tuple[str, ...]
+
+
+class Checkpoint:
+    """See :func:`open_checkpoint`."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self.config = catalogue.config
+        self.scheme = schemes.detect(catalogue.config, catalogue.tensors)
+        reading = self.scheme.read(catalogue.tensors, catalogue.shard_names)
+        if reading.problems:
+            raise SchemeError("\n".join(reading.problems[:8]))
+        self._weights = {w.name: w for w in reading.weights}
+
+    def names(self) -> list[str]:
+        """Names of all weights (scales are not weights), in stored order."""
+        return list(self._weights)
+
+    def spec(self, name: str) -> TensorSpec:
+        """What ``name`` is; KeyError if there is no such weight."""
+        w = self._weights[name]
+        parts = tuple(p.name for p in w.parts)
+        return TensorSpec(name, w.shape, w.parts[0].dtype, w.codec.to_dict(), parts)
+
+    def read(self, name: str, rows: slice | None = None) -> Array:
+        """The decoded weight, or its rows ``rows`` (of the first axis, step 1).
+
+        Coded weights and BF16 come as float32 (exactly the value before any rounding to BF16);
+        every other dtype as it is stored. KeyError if there is no such weight; FormatError if
+        the file changed since it was opened.
+        """
+        import numpy as np
+
+        w = self._weights[name]
+        lo, hi = _rows(rows, w.shape, name)
+        shape = (hi - lo, *w.shape[1:]) if w.shape else ()
+        dtype = DTYPES[w.out_dtype("F32")]
+        if dtype.numpy is None:
+            raise UsageError(f"{shown(name)} is {dtype.tag}, which has no NumPy type")
+        out = np.empty(shape, dtype.numpy)
+        if out.size:
+            self._decode(w, lo, hi, out.reshape(-1))
+        if dtype.tag == "BF16":
+            return (out.astype(np.uint32) << 16).view(np.float32)
+        return out
+
+    def _decode(self, w: Weight, lo: int, hi: int, out: Array) -> None:
+        grid = w.codec.grid(w.parts)
+        per_row = grid.rows * grid.columns // (w.shape[0] if w.shape else 1) // grid.columns
+        rect = Rect(lo * per_row, hi * per_row, 0, grid.columns)
+        data = [
+            self._bytes(p.shard, p.begin + s.begin, p.begin + s.end)
+            for p, s in zip(w.parts, w.codec.spans(w.parts, rect), strict=True)
+        ]
+        w.codec.decode(w.parts, rect, data, out, "F32")
+
+    def _bytes(self, shard: int, begin: int, end: int) -> Bytes:
+        import numpy as np
+
+        s = self.catalogue.shards[shard]
+        fd = self.catalogue.folder.open(s.name, "shard")
+        file = SourceFile(fd, s.name, "buffered", s.size, s.mtime_ns)
+        data = np.empty(end - begin, np.uint8)
+        try:
+            file.read(data.data, begin, end)
+        finally:
+            file.close()
+        return data
+
+
+def _rows(rows: slice | None, shape: tuple[int, ...], name: str) -> tuple[int, int]:
+    if rows is None:
+        return 0, shape[0] if shape else 1
+    if not shape:
+        raise UsageError(f"{shown(name)} is a scalar, it has no rows")
+    lo, hi, step = rows.indices(shape[0])
+    if step != 1:
+        raise UsageError(f"rows of {shown(name)} with step {step}, expected 1")
+    return lo, max(lo, hi)
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open the checkpoint folder ``path`` for reading decoded arrays.
+
+    Raises FormatError or SchemeError (both Fp8ConvertError) if it is not a sound checkpoint.
+    """
+    return Checkpoint(open_catalogue(path))
+
+
+__all__ = ["Checkpoint", "FormatError", "TensorSpec", "open_checkpoint"]

@@ -1,0 +1,67 @@
+"""How a plan is run: threads, memory, I/O. None of it changes a byte of the output."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .errors import UsageError, shown
+from .fileio import MODES
+from .header import ALIGN as PAGE
+from .tiles import READ_SLACK
+
+BASE_MEMORY = 224 << 20  # the interpreter with NumPy, numba and a plan of 92,000 tensors
+DEFAULT_MEMORY = 512 << 20
+MIN_TILE, MAX_TILE = 256 << 10, 8 << 20
+
+
+class Progress(NamedTuple):
+    """How far a run is: output bytes written, of how many; source bytes read."""
+
+    written: int
+    total: int
+    read: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run; none of it changes a byte of the output."""
+
+    workers: int = 0  # threads; 0 chooses from the number of cores
+    memory: int = DEFAULT_MEMORY  # bytes, of the whole process at its peak
+    io: str = "auto"
+    progress: Callable[[Progress], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UsageError(f"workers {self.workers}, expected 1 or more (or 0 to choose)")
+        if self.io not in MODES:
+            raise UsageError(f"io {shown(self.io)}, expected one of {', '.join(MODES)}")
+        least = BASE_MEMORY + self.threads * _buffers(MIN_TILE)
+        if self.memory < least:
+            raise UsageError(
+                f"memory {self.memory >> 20} MiB is too little for {self.threads} workers, "
+                f"expected at least {-(-least >> 20)} MiB"
+            )
+
+    @property
+    def threads(self) -> int:
+        """Worker threads: enough to keep a disk's queue and every core busy."""
+        return self.workers or min(2 * (os.cpu_count() or 1) + 4, 16)
+
+    @property
+    def tile(self) -> int:
+        """Output bytes a tile, in whole pages."""
+        share = (self.memory - BASE_MEMORY) // self.threads
+        return max(MIN_TILE, min(MAX_TILE, (share - READ_SLACK - 2 * PAGE) // 2 // PAGE * PAGE))
+
+    @property
+    def peak_memory(self) -> int:
+        """Expected peak resident bytes."""
+        return BASE_MEMORY + self.threads * _buffers(self.tile)
+
+
+def _buffers(tile: int) -> int:
+    return 2 * tile + READ_SLACK + 2 * PAGE

@@ -1,0 +1,130 @@
+"""One task being written: its target file, the shards it reads, what decoding met."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from .catalogue import Catalogue
+from .codecs.base import Findings
+from .dtypes import DTYPES
+from .errors import DataError, shown
+from .fileio import SourceFile, TargetFile
+from .header import ALIGN as PAGE
+from .plan import Task
+from .publish import Record, Staging
+from .schemes.base import Weight
+from .tiles import Source, Tile
+
+_NUMPY = {d.tag: d.numpy or "uint8" for d in DTYPES.values()}
+
+
+@dataclass(slots=True)
+class _Extent:
+    """One read: bytes of a shard from a page-aligned ``begin``, to ``place`` in the buffer."""
+
+    shard: int
+    begin: int
+    end: int
+    place: int
+
+    @property
+    def pages(self) -> int:
+        return -(-(self.end - self.begin) // PAGE) * PAGE
+
+    def takes(self, s: Source) -> bool:
+        """Whether ``s`` begins in or right after these pages."""
+        return s.shard == self.shard and s.begin // PAGE * PAGE <= self.begin + self.pages
+
+
+class TaskRun:
+    """One task being written: its target file, the shards it reads, what decoding met."""
+
+    def __init__(self, task: Task, catalogue: Catalogue, staging: Staging, io: str) -> None:
+        self.task, self.catalogue, self.staging, self.io = task, catalogue, staging, io
+        self.temporary = staging.temporary(staging.out, task.file)
+        checksum = staging.plan.options.checksum == "sha256"
+        self.target = TargetFile(self.temporary, task.size, io, checksum)
+        self.sources: dict[int, SourceFile] = {}
+        self.overflowed: dict[str, int] = {}
+        self.left = task.size
+        self.lock = threading.Lock()
+
+    def source(self, shard: int) -> SourceFile:
+        with self.lock:
+            if shard not in self.sources:
+                s = self.catalogue.shards[shard]
+                fd = self.catalogue.folder.open(s.name, "shard")
+                self.sources[shard] = SourceFile(fd, s.name, self.io, s.size, s.mtime_ns)
+            return self.sources[shard]
+
+    def decode(self, tile: Tile, read: memoryview, write: memoryview) -> int:
+        """Fill ``write`` with the tile's bytes, at the offset they have in their page."""
+        import numpy as np
+
+        base = tile.begin - tile.begin % PAGE
+        for literal in tile.literals:
+            at = literal.begin - base
+            write[at : at + len(literal.data)] = literal.data
+        places, got = self._fetch(tile, read)
+        source, target = np.frombuffer(read, np.uint8), np.frombuffer(write, np.uint8)
+        for piece in tile.pieces:
+            weight, dtype = piece.item.weight, piece.item.dtype
+            data = [source[places[s] : places[s] + s.end - s.begin] for s in piece.sources]
+            at = piece.begin - base
+            out = target[at : at + piece.nbytes].view(_NUMPY[dtype])
+            found = weight.codec.decode(weight.parts, piece.rect, data, out, dtype)
+            self._judge(weight, found, dtype)
+        return got
+
+    def _fetch(self, tile: Tile, read: memoryview) -> tuple[dict[Source, int], int]:
+        """Read the tile's sources in disk order, neighbours in one call; where each one lies."""
+        extents: list[_Extent] = []
+        places: dict[Source, int] = {}
+        for s in sorted({s for p in tile.pieces for s in p.sources}):
+            if not extents or not extents[-1].takes(s):
+                place = extents[-1].place + extents[-1].pages if extents else 0
+                extents.append(_Extent(s.shard, s.begin // PAGE * PAGE, s.end, place))
+            extent = extents[-1]
+            extent.end = max(extent.end, s.end)
+            places[s] = extent.place + s.begin - extent.begin
+        for e in extents:
+            self.source(e.shard).read(read[e.place : e.place + e.pages], e.begin, e.end)
+        return places, sum(e.end - e.begin for e in extents)
+
+    def _judge(self, weight: Weight, found: Findings, dtype: str) -> None:
+        shard = self.catalogue.shards[weight.parts[0].shard].name
+        where = f"{shown(shard)}: weight {shown(weight.name)}"
+        if found.damage:
+            raise DataError(f"{where}: {found.damage}")
+        if not found.overflowed:
+            return
+        if self.staging.plan.options.strict:
+            raise DataError(
+                f"{where}: {found.overflowed:,} elements overflow {dtype} (refused by strict)"
+            )
+        with self.lock:
+            count = self.overflowed.get(weight.name, 0) + found.overflowed
+            self.overflowed[weight.name] = count
+
+    def done(self, nbytes: int) -> bool:
+        """Count a tile; True for the one that completes the file."""
+        with self.lock:
+            self.left -= nbytes
+            return self.left == 0
+
+    def finish(self) -> Record:
+        digest = self.target.finish()
+        for source in self.sources.values():
+            source.check_unchanged()
+            source.close()
+        self.staging.install(self.temporary, self.staging.out / self.task.file)
+        overflowed = dict(sorted(self.overflowed.items()))
+        record = Record(self.task.file, self.task.size, digest, overflowed)
+        self.staging.record(record)
+        return record
+
+    def abandon(self) -> None:
+        for file in (self.target, *self.sources.values()):
+            file.close()
+        self.temporary.unlink(missing_ok=True)

@@ -1,0 +1,69 @@
+"""``make demo``: make a block-scaled FP8 sample, convert it, check every bit, load it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+DEMO = Path("demo")
+SOURCE, TARGET = DEMO / "sample-fp8", DEMO / "sample-bf16"
+
+
+def main() -> None:
+    """The main job of the project, on a sample, in a screenful."""
+    shutil.rmtree(DEMO, ignore_errors=True)
+    DEMO.mkdir()
+    run("make-sample", SOURCE, "--family", "deepseek-v3", "--size", "tiny")
+    run("inspect", SOURCE)
+    run("to-bf16", SOURCE, TARGET)
+    check_bits()
+    load_in_transformers()
+    print(f"\nBoth checkpoints are in {DEMO}/; remove it when you like.")
+
+
+def run(*arguments: object) -> None:
+    """One command, shown as a user would type it."""
+    words = [str(a) for a in arguments]
+    print("\n$ fp8convert", *words, flush=True)
+    program = Path(sys.executable).with_name("fp8convert")
+    subprocess.run([program, *words], check=True)
+
+
+def check_bits() -> None:
+    """Every tensor against a plain loop written from the published formula."""
+    from .oracle import dequantize_all, differing, load
+
+    expected = dequantize_all(load(SOURCE))
+    ours = load(TARGET)
+    wrong = differing(ours, expected)
+    if wrong:
+        sys.exit(f"NOT bit-identical to the plain loop: {len(wrong)} tensors, first {wrong[0]}")
+    elements = sum(t.numel() for t in ours.values())
+    print(f"\nchecked: {len(ours)} tensors, {elements:,} elements, each bit as the plain loop's")
+
+
+def load_in_transformers() -> None:
+    """The output is an ordinary BF16 checkpoint: a forward pass through transformers."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    tokenizer = AutoTokenizer.from_pretrained(TARGET)
+    model = AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.bfloat16)
+    ids = tokenizer("The quick brown fox", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logits = model(ids).logits
+    if not torch.isfinite(logits).all():
+        sys.exit("the converted model computes NaN or infinity")
+    kind = type(model).__name__
+    print(f"loaded: transformers {kind}, logits {list(logits.shape)}, all finite")
+
+
+if __name__ == "__main__":
+    main()
