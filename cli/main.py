@@ -63,10 +63,7 @@ def run(command: click.Command, prog: str) -> NoReturn:
     """Run ``command`` with the exit codes of this tool."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        command.main(prog_name=prog, standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as e:
-        code = e.exit_code
+        code = command.main(prog_name=prog, standalone_mode=False) or 0  # ctx.exit() returns
     except click.ClickException as e:
         e.show()
         code = e.exit_code

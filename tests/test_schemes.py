@@ -1,0 +1,208 @@
+"""FAULTS C for the FP8 block scheme: refused at plan time, nothing written, everything named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fp8convert
+from fp8convert import schemes
+from fp8convert.catalogue import open_catalogue
+from fp8convert.errors import DataError, SchemeError
+from fp8convert.schemes.base import Scheme, plain_config
+
+from .checkpoints import FP8_CONFIG, codes, pair, scales, write
+from .oracle import dequantize_all, differing, load
+
+W = "model.layers.0.mlp.up_proj.weight"
+S = W + "_scale_inv"
+NORM = {"model.norm.weight": torch.ones(8, dtype=torch.bfloat16)}
+
+
+def without(tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    return {n: t for n, t in tensors.items() if n != name}
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """FP8_CONFIG with fields of its quantization_config changed."""
+    return {**FP8_CONFIG, "quantization_config": {**FP8_CONFIG["quantization_config"], **changes}}
+
+
+GOOD = pair(W, 192, 256) | NORM
+BF16 = {"w.weight": torch.ones((4, 4), dtype=torch.bfloat16)}
+PLAIN_CONFIG = {"model_type": "deepseek_v3", "torch_dtype": "bfloat16"}
+E5M2 = GOOD | {W: torch.zeros((192, 256), dtype=torch.float8_e5m2)}
+
+REFUSED: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], list[str]]] = {
+    "scale missing": (
+        without(GOOD, S), FP8_CONFIG,
+        ["model-00001-of-000001.safetensors", W, "has no scale", S],
+    ),
+    "scale orphaned": (
+        without(GOOD, W) | pair("b.weight", 8, 8), FP8_CONFIG,
+        [S, "expected an F8_E4M3 weight", "there is no such weight"],
+    ),
+    "scale beside a BF16 weight": (
+        GOOD | {W: torch.ones((192, 256), dtype=torch.bfloat16)} | pair("b.weight", 8, 8),
+        FP8_CONFIG, [S, "that weight is BF16"],
+    ),
+    "scale of the wrong shape": (
+        GOOD | {S: torch.ones((1, 2))}, FP8_CONFIG,
+        [W, "scales are F32 [1, 2], expected F32 [2, 2]"],
+    ),
+    "scale of the wrong dtype": (
+        GOOD | {S: torch.ones((2, 2), dtype=torch.bfloat16)}, FP8_CONFIG,
+        [W, "scales are BF16 [2, 2], expected F32 [2, 2]"],
+    ),
+    "exponents where scales should be": (
+        GOOD | {S: torch.ones((2, 2)).to(torch.float8_e8m0fnu)}, FP8_CONFIG,
+        [W, "scales are F8_E8M0 [2, 2], expected F32"],
+    ),
+    "declared block disagrees with the shapes": (
+        GOOD, config(weight_block_size=[64, 64]),
+        [W, "scales are F32 [2, 2], expected F32 [3, 4]", "blocks of [64, 64]"],
+    ),
+    "block that is no block": (
+        GOOD, config(weight_block_size=[128]), ["weight_block_size", "[128]", "[128, 128]"],
+    ),
+    "block of zero": (GOOD, config(weight_block_size=[0, 128]), ["weight_block_size", "[0, 128]"]),
+    "no block size": (GOOD, config(weight_block_size=None), ["weight_block_size is 'None'"]),
+    "another element format": (GOOD, config(fmt="e5m2"), ["fmt is 'e5m2', expected e4m3"]),
+    "e5m2 codes": (E5M2, FP8_CONFIG, [W, "codes are F8_E5M2"]),
+    "FP8 without a declared scheme": (
+        GOOD, PLAIN_CONFIG, [W, "F8_E4M3", "no quantization_config"],
+    ),
+    "declared scheme without FP8": (
+        BF16, FP8_CONFIG, ["declares quant_method fp8, but no tensor is FP8"],
+    ),
+    "unknown quant_method": (
+        GOOD, config(quant_method="fp9"), ["quant_method is 'fp9'", "known: fp8"],
+    ),
+    "already BF16": (BF16, PLAIN_CONFIG, ["nothing to convert", "BF16 already"]),
+    "three axes": (
+        {W: codes(192, 256).reshape(2, 96, 256), S: scales(192, 256)}, FP8_CONFIG,
+        [W, "[2, 96, 256], expected F8_E4M3 with two axes"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
+def test_refused_at_plan_time(case: Any, tmp_path: Path) -> None:
+    tensors, declared, wanted = case
+    source = write(tmp_path / "src", [tensors], declared)
+    with pytest.raises(SchemeError) as refused:
+        fp8convert.to_bf16(source, tmp_path / "dst")
+    for text in wanted:
+        assert text in str(refused.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["src"]  # no target, no state folder
+
+
+def test_every_problem_is_listed_up_to_a_limit(tmp_path: Path) -> None:
+    tensors = {f"w{i:02}.weight": codes(8, 8, i) for i in range(20)}
+    with pytest.raises(SchemeError) as refused:
+        fp8convert.to_bf16(write(tmp_path / "src", [tensors]), tmp_path / "dst")
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 9
+    assert lines[-1] == "and 12 more"
+
+
+def test_a_scale_in_another_shard_is_found(tmp_path: Path) -> None:
+    source = write(tmp_path / "src", [without(GOOD, S), {S: GOOD[S]}])
+    fp8convert.to_bf16(source, tmp_path / "dst")
+    assert differing(load(tmp_path / "dst"), dequantize_all(load(source))) == []
+    shards = [p.name for p in (tmp_path / "dst").glob("*.safetensors")]
+    assert shards == ["model-00001-of-000002.safetensors"]  # the scale's shard has nothing left
+
+
+POISON: dict[str, tuple[Callable[[dict[str, torch.Tensor]], None], str]] = {
+    "scale NaN": (lambda t: t[S].__setitem__((1, 0), float("nan")), "scale nan at block row 1"),
+    "scale Inf": (lambda t: t[S].__setitem__((0, 1), float("inf")), "scale inf at block row 0"),
+    "scale negative": (lambda t: t[S].__setitem__((0, 0), -1.0), "scale -1.0 at block row 0"),
+    "scale 0": (lambda t: t[S].__setitem__((0, 0), 0.0), "scale 0 at block row 0, column 0"),
+    "NaN code": (
+        lambda t: t[W].view(torch.uint8).__setitem__((150, 3), 0xFF),
+        "a NaN code at row 150, column 3",
+    ),
+}
+
+
+def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {n: t.clone() for n, t in tensors.items()}
+
+
+@pytest.mark.parametrize("case", POISON.values(), ids=POISON.keys())
+def test_damaged_values_are_refused_and_leave_no_target(case: Any, tmp_path: Path) -> None:
+    poison, message = case
+    tensors = copies(GOOD)
+    poison(tensors)
+    source = write(tmp_path / "src", [tensors])
+    with pytest.raises(DataError) as refused:
+        fp8convert.to_bf16(source, tmp_path / "dst")
+    for text in ("model-00001-of-000001.safetensors", W, message):
+        assert text in str(refused.value)
+    assert not (tmp_path / "dst").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_overflow_is_reported_and_strict_refuses_it(tmp_path: Path) -> None:
+    tensors = copies(GOOD)
+    tensors[S][0, 0] = 1e37
+    source = write(tmp_path / "src", [tensors])
+    done = fp8convert.to_bf16(source, tmp_path / "dst")
+    ours = load(tmp_path / "dst")
+    assert differing(ours, dequantize_all(load(source))) == []
+    infinite = int(ours[W].isinf().sum())
+    assert done.data["overflowed"] == {W: infinite}
+    assert infinite > 0
+    with pytest.raises(DataError, match="elements overflow BF16"):
+        fp8convert.to_bf16(source, tmp_path / "strict", strict=True)
+    assert not (tmp_path / "strict").exists()
+
+
+def test_strict_refuses_warnings(tmp_path: Path) -> None:
+    source = write(tmp_path / "src", [GOOD])
+    index = source / "model.safetensors.index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"metadata": {"total_size": 1}}))
+    with pytest.raises(SchemeError, match="total_size is '1'"):
+        fp8convert.to_bf16(source, tmp_path / "strict", strict=True)
+    done = fp8convert.to_bf16(source, tmp_path / "dst")
+    assert "total_size" in done.data["warnings"][0]
+
+
+def test_the_declaration_may_sit_in_text_config(tmp_path: Path) -> None:
+    nested = {"model_type": "vlm", "text_config": dict(FP8_CONFIG)}
+    source = write(tmp_path / "src", [GOOD], nested)
+    fp8convert.to_bf16(source, tmp_path / "dst")
+    assert json.loads((tmp_path / "dst" / "config.json").read_text()) == {
+        "model_type": "vlm",
+        "text_config": {"model_type": "deepseek_v3", "torch_dtype": "bfloat16"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({"a": 1, "torch_dtype": "x", "z": 2}, {"a": 1, "torch_dtype": "float16", "z": 2}),
+        ({"dtype": "x"}, {"dtype": "float16"}),
+        ({"text_config": {"dtype": "x"}}, {"text_config": {"dtype": "float16"}}),
+        ({"a": 1}, {"a": 1, "torch_dtype": "float16"}),
+        ({"compression_config": {}, "quantization_config": {}}, {"torch_dtype": "float16"}),
+    ],
+)
+def test_config_of_a_decoded_checkpoint(before: dict[str, Any], after: dict[str, Any]) -> None:
+    kept = json.dumps(before)
+    assert list(plain_config(before, "float16").items()) == list(after.items())
+    assert json.dumps(before) == kept  # the input is not changed
+
+
+def test_a_new_scheme_registers_by_being_there(tmp_path: Path) -> None:
+    assert {s.name for s in schemes.known()} == {"fp8-block", "none"}
+    assert all(issubclass(s, Scheme) for s in schemes.known())
+    catalogue = open_catalogue(write(tmp_path / "src", [GOOD]))
+    found = schemes.detect(catalogue.config, catalogue.tensors)
+    assert found.to_dict() == {"scheme": "fp8-block", "block": [128, 128]}
