@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 from . import header, strictjson
 from .codecs.base import Stored
 from .errors import FormatError, listed, shown
-from .folder import Folder
+from .folder import Folder, check_plain_name
+from .strictjson import brief
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 CONFIG = "config.json"
 MAX_JSON = 100_000_000
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-NUMBERED = re.compile(r"(?P<stem>.+)-(?P<i>\d{5,6})-of-(?P<n>\d{5,6})\.safetensors")
+NUMBERED = re.compile(r"(?P<stem>.+)-(?P<i>[0-9]{5,6})-of-(?P<n>[0-9]{5,6})\.safetensors")
 
 
 class Shard(NamedTuple):
@@ -74,25 +75,28 @@ def open_catalogue(path: str | os.PathLike[str]) -> Catalogue:
 def _config(folder: Folder) -> dict[str, Any]:
     if not folder.has(CONFIG):
         raise FormatError(f"{CONFIG} is missing from {shown(folder.root)}")
-    config = strictjson.loads(folder.read(CONFIG, MAX_JSON, "config"), CONFIG)
-    if not isinstance(config, dict):
-        raise FormatError(f"{CONFIG}: expected an object")
-    return config
+    return _object(strictjson.loads(folder.read(CONFIG, MAX_JSON, "config"), CONFIG), CONFIG)
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FormatError(f"{what} is {brief(value)}, expected an object")
+    return value
 
 
 def _index(folder: Folder) -> tuple[dict[str, str], dict[str, Any]]:
     index = strictjson.loads(folder.read(INDEX, MAX_JSON, "index"), INDEX)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict):
-        raise FormatError(f"{INDEX}: expected an object with an object weight_map")
-    metadata = index.get("metadata", {})
-    if not isinstance(metadata, dict):
-        raise FormatError(f"{INDEX}: metadata is not an object")
+    weight_map = _object(_object(index, INDEX).get("weight_map"), f"{INDEX}: weight_map")
+    metadata = _object(index.get("metadata", {}), f"{INDEX}: metadata")
+    checked: set[str] = set()
     for name, file in weight_map.items():
         if not isinstance(file, str):
             raise FormatError(
-                f"{INDEX}: weight_map of {shown(name)} is {shown(file)}, expected a file name"
+                f"{INDEX}: weight_map of {shown(name)} is {brief(file)}, expected a file name"
             )
+        if file not in checked:
+            check_plain_name(file, f"{INDEX}: weight_map of {shown(name)}")
+            checked.add(file)
     return weight_map, metadata
 
 
@@ -101,7 +105,7 @@ def _shard_files(names: list[str], weight_map: dict[str, str] | None, folder: Fo
     if weight_map is not None:
         files = sorted(set(weight_map.values()))
         for file in files:
-            if file.lower().endswith(UNSAFE) or not file.endswith(".safetensors"):
+            if not file.endswith(".safetensors"):
                 raise FormatError(f"{INDEX} names {shown(file)}, expected .safetensors files only")
         if SINGLE in names and SINGLE not in files:
             raise FormatError(
@@ -114,23 +118,29 @@ def _shard_files(names: list[str], weight_map: dict[str, str] | None, folder: Fo
         return [SINGLE]
     found = [n for n in names if n.endswith(".safetensors")]
     if not found:
-        unsafe = [n for n in names if n.lower().endswith(UNSAFE)]
-        note = f"; {listed(unsafe)} would have to be unpickled, which is never done" if unsafe else ""
+        unsafe = listed(n for n in names if n.lower().endswith(UNSAFE))
+        note = f"; {unsafe} would have to be unpickled, which is never done" if unsafe else ""
         raise FormatError(f"no {INDEX} and no {SINGLE} in {shown(folder.root)}{note}")
     return _numbered(found)
 
 
 def _numbered(found: list[str]) -> list[str]:
     matches = [NUMBERED.fullmatch(n) for n in found]
-    sets = {(m["stem"], int(m["n"])) for m in matches if m}
+    sets = {(m["stem"], m["n"]) for m in matches if m}
     if None in matches or len(sets) != 1:
         raise FormatError(f"no {INDEX}, and {listed(found)} are not one numbered set of shards")
-    (count,) = {n for _, n in sets}
-    missing = set(range(1, count + 1)) - {int(m["i"]) for m in matches if m}
+    count = int(next(n for _, n in sets))
+    numbers = {int(m["i"]) for m in matches if m}
+    missing = count - sum(1 <= i <= count for i in numbers)
     if missing:
+        first = next(i for i in range(1, count + 1) if i not in numbers)
         raise FormatError(
-            f"no {INDEX}, and of {count} numbered shards {len(missing)} are missing "
-            f"(first: number {min(missing)})"
+            f"no {INDEX}, and of {count:,} numbered shards {missing:,} are missing "
+            f"(first: number {first:,})"
+        )
+    if len(found) != count:
+        raise FormatError(
+            f"no {INDEX}, and {len(found):,} shards, {listed(found)}, claim to be {count:,}"
         )
     return found
 
@@ -143,7 +153,9 @@ def _read_shards(folder: Folder, files: list[str]) -> tuple[list[Shard], dict[st
         for e in parsed.entries:
             if e.name in tensors:
                 other = files[tensors[e.name].shard]
-                raise FormatError(f"tensor {shown(e.name)} is in both {other} and {file}")
+                raise FormatError(
+                    f"tensor {shown(e.name)} is in both {shown(other)} and {shown(file)}"
+                )
             tensors[e.name] = Stored(e.name, e.dtype, e.shape, number, e.begin, e.end)
         shards.append(shard)
     return shards, tensors
@@ -176,13 +188,14 @@ def _check_index(
         said = weight_map.get(name)
         if said != shards[t.shard].name:
             raise FormatError(
-                f"tensor {shown(name)} is in {shards[t.shard].name}, but {INDEX} "
+                f"tensor {shown(name)} is in {shown(shards[t.shard].name)}, but {INDEX} "
                 + (f"says {shown(said)}" if said is not None else "does not list it")
             )
 
 
 def _unused_files(names: list[str], files: list[str]) -> list[str]:
-    unused = [n for n in names if n.endswith(".safetensors") and n not in set(files)]
+    used = set(files)
+    unused = [n for n in names if n.endswith(".safetensors") and n not in used]
     return [f"{listed(unused)} not part of the checkpoint: not converted"] if unused else []
 
 
@@ -193,4 +206,5 @@ def _total_size(
     said = metadata.get("total_size")
     if weight_map is None or said == actual:
         return []
-    return [f"{INDEX}: metadata.total_size is {shown(said)}, the tensors hold {actual:,} bytes"]
+    found = f"is {brief(said)}" if "total_size" in metadata else "is missing"
+    return [f"{INDEX}: metadata.total_size {found}, the tensors hold {actual:,} bytes"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -58,29 +60,29 @@ def prepare(
     src: str | os.PathLike[str], dst: str | os.PathLike[str], options: Options | None = None
 ) -> Job:
     """Read headers and config, plan, refuse what can be refused. Writes nothing."""
-    catalogue = open_catalogue(src)
-    scheme = schemes.detect(catalogue.config, catalogue.tensors)
-    target = resolve_target(dst, catalogue.folder.root)
-    return Job(catalogue, plan_to_bf16(catalogue, scheme, options or Options()), target)
+    with _resumable():
+        catalogue = open_catalogue(src)
+        scheme = schemes.detect(catalogue.config, catalogue.tensors)
+        target = resolve_target(dst, catalogue.folder.root)
+        return Job(catalogue, plan_to_bf16(catalogue, scheme, options or Options()), target)
 
 
 def execute(job: Job, settings: Settings | None = None) -> Manifest:
     """Run a prepared job to its end, or resume it; a finished target is left as it is."""
     staging = Staging(job.target, job.plan)
-    try:
+    with _resumable():
         manifest = staging.finished()
         if manifest is not None:
-            return _already(staging, manifest)
+            staging.tidy()
+            return Manifest(job.target, manifest, already_done=True)
         if not staging.state.exists():
             _check_space(job, staging)
         with opened(staging):
             manifest = staging.finished()  # another run may have ended while we asked
-            if manifest is not None:
-                return _already(staging, manifest)
-            return _run(job, staging, settings or Settings())
-    except OSError as e:
-        where = f" ({shown(e.filename)})" if e.filename else ""
-        raise ResumableError(f"{e.strerror or e}{where}: mend it and run the same again") from e
+            if manifest is None:
+                return _run(job, staging, settings or Settings())
+            staging.clear()
+            return Manifest(job.target, manifest, already_done=True)
 
 
 def to_bf16(src: str | os.PathLike[str], dst: str | os.PathLike[str], **options: Any) -> Manifest:
@@ -101,10 +103,16 @@ def to_bf16(src: str | os.PathLike[str], dst: str | os.PathLike[str], **options:
     return execute(prepare(src, dst, chosen), settings)
 
 
-def _already(staging: Staging, manifest: dict[str, Any]) -> Manifest:
-    if staging.state.exists():  # killed between the last rename and the clean-up
-        staging.clear()
-    return Manifest(staging.target, manifest, already_done=True)
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """Whatever the system refuses can be mended, and the run resumed."""
+    try:
+        yield
+    except OSError as e:
+        where = f" ({shown(e.filename)})" if e.filename else ""
+        raise ResumableError(f"{e.strerror or e}{where}: mend it and run the same again") from e
+    except MemoryError as e:
+        raise ResumableError("out of memory: free some, or use fewer workers") from e
 
 
 def _run(job: Job, staging: Staging, settings: Settings) -> Manifest:

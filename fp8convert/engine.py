@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 from .catalogue import Catalogue
 from .errors import ResumableError
@@ -43,47 +43,32 @@ class Engine:
         removed; KeyboardInterrupt becomes ResumableError.
         """
         tasks = self.staging.plan.tasks
-        workers: list[threading.Thread] = []
-        try:
-            self._resume(tasks)
-            queue = self._tiles([t for t in tasks if t.file not in self.records])
-            workers = [
-                threading.Thread(target=self._work, args=(queue,), name=f"fp8convert-{i}")
-                for i in range(self.settings.threads)
-            ]
-            for w in workers:
-                w.start()
-            for w in workers:
-                w.join()
-        except KeyboardInterrupt:
-            self._fail(ResumableError("interrupted"))
-        finally:
-            for w in workers:
-                if w.ident is not None:
-                    w.join()
-            for run in list(self._running):
-                run.abandon()
+        with ThreadPoolExecutor(self.settings.threads, "fp8convert") as pool:
+            try:
+                self._resume(tasks, pool)
+                queue = self._tiles([t for t in tasks if t.file not in self.records])
+                # Not Thread.join: interrupted, it takes a running thread for a stopped one.
+                wait([pool.submit(self._work, queue) for _ in range(self.settings.threads)])
+            except BaseException as e:
+                self._fail(e)
+        for run in self._running:
+            run.abandon()
         if self._error:
             raise self._error
         return [self.records[t.file] for t in tasks]
 
-    def _resume(self, tasks: Sequence[Task]) -> None:
+    def _resume(self, tasks: Sequence[Task], pool: ThreadPoolExecutor) -> None:
         """Believe the journal about the files whose bytes still have the journaled sum."""
         known = [r for r in map(self.staging.recorded, tasks) if r]
-        with ThreadPoolExecutor(self.settings.threads) as pool:
-            try:
-                sound = list(pool.map(self._sound, known))
-            except BaseException:
-                self._error = self._error or ResumableError("interrupted")
-                raise
-        for record, ok in zip(known, sound, strict=True):
-            if ok:
+        for record, sound in zip(known, pool.map(self._sound, known), strict=True):
+            if sound:
                 self.records[record.file] = record
 
     def _sound(self, record: Record) -> bool:
         path = self.staging.out / record.file
         stopped = lambda: self._error is not None  # noqa: E731
         if self.options.checksum == "sha256" and hash_file(path, stopped) != record.sha256:
+            path.unlink()  # its successor may need the room
             return False
         self._advance(record.size, 0)
         return True
@@ -117,7 +102,8 @@ class Engine:
         run.target.hash(view, tile.begin)
         if run.done(tile.nbytes):
             self.records[run.task.file] = run.finish()
-            self._running.discard(run)
+            with self._lock:
+                self._running.discard(run)
         self._advance(tile.nbytes, got)
 
     def _advance(self, written: int, read: int) -> None:
@@ -130,6 +116,8 @@ class Engine:
 
     def _fail(self, error: BaseException) -> None:
         """Remember the first error, and wake whoever waits for another worker's tile."""
+        if isinstance(error, KeyboardInterrupt):
+            error = ResumableError("interrupted")
         with self._lock:
             self._error = self._error or error
             for run in self._running:

@@ -6,13 +6,14 @@ cache on writes and leaves other programs' pages alone; elsewhere buffered, drop
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import mmap
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .errors import FormatError, Fp8ConvertError, ResumableError, shown
@@ -28,11 +29,13 @@ def aligned_buffer(nbytes: int) -> mmap.mmap:
 
 
 class _File:
-    """A descriptor that does direct I/O as long as the filesystem takes it."""
+    """A descriptor, owned, that does direct I/O as long as the filesystem takes it."""
 
     def __init__(self, fd: int, name: str, mode: str) -> None:
         self.fd, self.name, self.mode = fd, name, mode
-        self.direct = mode != "buffered" and self._set_direct(True)
+        self.direct = False
+        with self._closed_on_error():
+            self.direct = mode != "buffered" and self._set_direct(True)
 
     def _set_direct(self, on: bool) -> bool:
         flags = fcntl.fcntl(self.fd, fcntl.F_GETFL)
@@ -46,21 +49,23 @@ class _File:
         return on
 
     def _fall_back(self, error: OSError) -> None:
-        if self.mode == "direct" or error.errno != errno.EINVAL:
+        if self.mode == "direct":
             raise Fp8ConvertError(
                 f"{shown(self.name)}: direct I/O is refused ({error}); use --io auto"
             ) from error
 
     def _transfer(self, call: Callable[[], int]) -> int:
         """Run one read or write; on the first EINVAL of direct I/O go on buffered."""
-        try:
-            return call()
-        except OSError as e:
-            if not self.direct or e.errno != errno.EINVAL:
-                raise
-            self._fall_back(e)
-            self.direct = self._set_direct(False)
-            return call()
+        direct = self.direct  # another thread may give it up while this one is in its call
+        with naming(self.name):
+            try:
+                return call()
+            except OSError as e:
+                if not direct or e.errno != errno.EINVAL:
+                    raise
+                self._fall_back(e)
+                self.direct = self._set_direct(False)
+                return call()
 
     def _drop(self, begin: int, length: int) -> None:
         if not self.direct and hasattr(os, "posix_fadvise"):
@@ -68,9 +73,17 @@ class _File:
 
     def close(self) -> None:
         """Close the descriptor; harmless when done twice."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        fd, self.fd = self.fd, -1  # first: a close that fails has closed, and its number is reused
+        if fd >= 0:
+            os.close(fd)
+
+    @contextlib.contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
 
 class SourceFile(_File):
@@ -79,7 +92,8 @@ class SourceFile(_File):
     def __init__(self, fd: int, name: str, mode: str, size: int, mtime_ns: int) -> None:
         super().__init__(fd, name, mode)
         self.size, self.mtime_ns = size, mtime_ns
-        self.check_unchanged()
+        with self._closed_on_error():
+            self.check_unchanged()
 
     def check_unchanged(self) -> None:
         """Raise FormatError if the file is not the one that was planned."""
@@ -110,7 +124,14 @@ class TargetFile(_File):
 
     def __init__(self, path: Path, size: int, mode: str, checksum: bool) -> None:
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-        super().__init__(os.open(path, flags, 0o666), path.name, mode)  # the umask decides
+        fd = os.open(path, flags, 0o666)  # the umask decides
+        try:
+            super().__init__(fd, path.name, mode)
+            with self._closed_on_error(), naming(self.name):
+                _preallocate(fd, size)
+        except BaseException:
+            path.unlink()  # or a full disk stays full
+            raise
         self.path, self.size = path, size
         self.written = 0
         self._sha = hashlib.sha256() if checksum else None
@@ -119,7 +140,6 @@ class TargetFile(_File):
         self._edges: dict[int, tuple[mmap.mmap, int]] = {}  # page number -> bytes so far, count
         self._stopped = False
         self._paged = self.direct  # stays so if direct I/O is given up: shared pages may wait here
-        _preallocate(self.fd, size)
 
     def write(self, view: memoryview, begin: int) -> None:
         """Write ``view`` at ``begin``; its address and ``begin`` agree modulo PAGE.
@@ -187,14 +207,25 @@ class TargetFile(_File):
         """Cut to size, check it, make it durable; the SHA-256, if one was asked for."""
         if self.written != self.size or self._edges:
             raise Fp8ConvertError(f"{self.name}: wrote {self.written:,} of {self.size:,} bytes")
-        os.ftruncate(self.fd, self.size)
-        sync(self.fd)
-        self._drop(0, self.size)
-        actual = os.fstat(self.fd).st_size
+        with naming(self.name):
+            os.ftruncate(self.fd, self.size)
+            sync(self.fd)
+            self._drop(0, self.size)
+            actual = os.fstat(self.fd).st_size
         if actual != self.size:
             raise Fp8ConvertError(f"{self.name}: {actual:,} bytes on disk, expected {self.size:,}")
         self.close()
         return self._sha.hexdigest() if self._sha else None
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Errors of calls on a descriptor say which file it was."""
+    try:
+        yield
+    except OSError as e:
+        e.filename = e.filename or name
+        raise
 
 
 def _empty_page() -> tuple[mmap.mmap, int]:

@@ -13,6 +13,15 @@ from pathlib import Path
 
 from .errors import FormatError, shown
 
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFLNK: "a loop of links",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Folder:
@@ -24,7 +33,7 @@ class Folder:
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> Folder:
         """The folder at ``path``; FormatError if it is not one."""
-        root = Path(path).resolve()
+        root = Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
         if not root.is_dir():
             what = "is not a folder" if root.exists() else "does not exist"
             raise FormatError(f"{shown(path)} {what}, expected a checkpoint folder")
@@ -43,7 +52,8 @@ class Folder:
         """A read-only descriptor of the regular file ``name``; ``why`` says who named it.
 
         Raises FormatError for anything that is not a plain name of a regular file in the tree.
-        Nothing else is ever opened, so a FIFO or device cannot hang or act.
+        Nothing else is opened, so a FIFO or device cannot hang or act; one swapped in between
+        the check and the open cannot hang either.
         """
         check_plain_name(name, why)
         real = Path(os.path.realpath(self.root / name))
@@ -51,12 +61,16 @@ class Folder:
             raise FormatError(f"{shown(name)} ({why}) is a link out of {shown(self.root)}")
         try:
             mode = os.lstat(real).st_mode
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise FormatError(f"{shown(name)} ({why}) is missing from {shown(self.root)}") from None
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-            raise FormatError(f"{shown(name)} ({why}) is {kind}, expected a regular file")
-        return os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        _check_regular(mode, name, why)
+        fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _check_regular(os.fstat(fd).st_mode, name, why)
+        except FormatError:
+            os.close(fd)
+            raise
+        return fd
 
     def size(self, name: str) -> int:
         """Bytes of the regular file ``name``."""
@@ -76,8 +90,14 @@ class Folder:
             return f.read(limit)
 
 
+def _check_regular(mode: int, name: str, why: str) -> None:
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
+        raise FormatError(f"{shown(name)} ({why}) is {kind}, expected a regular file")
+
+
 def check_plain_name(name: str, why: str) -> None:
     """Raise FormatError unless ``name`` is one plain path component on every platform."""
-    odd = any(c in name for c in '/\\:\0') or not name.isprintable()
-    if odd or name in ("", ".", "..") or len(name) > 255:
+    odd = any(c in name for c in "/\\:") or not name.isprintable()  # NUL, lone surrogates: not
+    if odd or name in ("", ".", "..") or len(name.encode("utf-8")) > 255:
         raise FormatError(f"{shown(name)} ({why}) is not a plain file name")

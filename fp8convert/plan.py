@@ -131,8 +131,10 @@ class Plan:
             "command": self.command,
             "options": asdict(self.options),
             "scheme": self.scheme,
-            "source": [list(s) for s in self.source],
-            "copies": [list(c) for c in self.copies],
+            "source": {
+                name: {"size": size, "header_sha256": sha} for name, size, sha in self.source
+            },
+            "copies": {c.name: c.size for c in self.copies},
             "texts": {name: _sha256(text.encode()) for name, text in self.texts.items()},
             "tasks": {t.file: _sha256(t.header) for t in self.tasks},
         }

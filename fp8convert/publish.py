@@ -9,6 +9,7 @@ its folder fsynced, before anything refers to it. See docs/crash-safety.md.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -21,7 +22,8 @@ from typing import Any, NamedTuple
 
 from . import strictjson
 from .errors import FormatError, TargetError, shown
-from .fileio import sync
+from .fileio import naming, sync
+from .folder import Folder
 from .plan import Plan, Task
 
 MANIFEST = "manifest.json"
@@ -45,7 +47,10 @@ class Record(NamedTuple):
         if not isinstance(found, dict) or set(found) != set(cls._fields):
             return None
         record = cls(**found)
-        return record if (record.file, record.size) == (task.file, task.size) else None
+        counts = record.overflowed
+        whole = isinstance(counts, dict) and all(type(n) is int for n in counts.values())
+        same = (record.file, record.size) == (task.file, task.size)
+        return record if whole and same else None
 
 
 class Staging:
@@ -79,8 +84,9 @@ class Staging:
         job = {"identity": self.plan.identity, "source": fingerprint}
         before = _read_json(self.state / JOB)
         if before is None:  # killed before the job was durable: nothing refers to what is there
-            for folder in (self.out, self.journal):
-                shutil.rmtree(folder, ignore_errors=True)
+            for folder in (self.journal, self.out):
+                if folder.exists():
+                    shutil.rmtree(folder)
                 folder.mkdir()
             self._put(self.state / JOB, job)
             return
@@ -92,8 +98,16 @@ class Staging:
                 + "\n".join(notes)
                 + "\nRun it with the same options, or remove that folder to start over"
             )
-        for folder in (self.out, self.journal):
-            for left in folder.glob(f"*{TEMPORARY}"):
+        for folder in (self.journal, self.out):  # gone if the target was made and moved away
+            folder.mkdir(exist_ok=True)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove temporaries, and what was renamed but not journaled: its successor needs room."""
+        kept = [t.file for t in self.plan.tasks if self.recorded(t)]
+        vouched = {self.out / file for file in kept} | {self._record_path(file) for file in kept}
+        for left in (*self.out.iterdir(), *self.journal.iterdir()):
+            if left not in vouched:
                 left.unlink()
 
     def temporary(self, folder: Path, name: str) -> Path:
@@ -112,11 +126,11 @@ class Staging:
 
     def record(self, record: Record) -> None:
         """Journal a finished file."""
-        self._put(self.journal / f"{record.file}.json", record._asdict())
+        self._put(self._record_path(record.file), record._asdict())
 
     def recorded(self, task: Task) -> Record | None:
         """The journal's record of ``task``, if there is a sound one and a file of that size."""
-        record = Record.from_dict(_read_json(self.journal / f"{task.file}.json"), task)
+        record = Record.from_dict(_read_json(self._record_path(task.file)), task)
         with contextlib.suppress(OSError):
             if record and (self.out / task.file).stat().st_size == task.size:
                 return record
@@ -132,16 +146,29 @@ class Staging:
         try:
             os.rename(self.out, self.target)  # replaces an empty folder, fails on any other
         except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
             raise TargetError(
-                f"cannot rename {shown(self.out)} to {shown(self.target)}: {e}"
+                f"{shown(self.target)} has come to exist meanwhile ({e.strerror}); "
+                f"what was to go there is in {shown(self.out)}"
             ) from e
         sync_folder(self.target.parent)
         self.clear()
 
     def clear(self) -> None:
-        """Remove the state folder; the lock goes with it."""
-        shutil.rmtree(self.state, ignore_errors=True)
-        sync_folder(self.target.parent)
+        """Remove the state folder if its ``out`` has become the target; the lock goes with it."""
+        if not self.out.exists():
+            shutil.rmtree(self.state, ignore_errors=True)
+            sync_folder(self.target.parent)
+
+    def tidy(self) -> None:
+        """Clear what a run killed right after the last rename has left, if that is possible."""
+        if self.state.exists():
+            with contextlib.suppress(TargetError, OSError), opened(self):
+                self.clear()
+
+    def _record_path(self, file: str) -> Path:
+        return self.journal / f"{file}.json"
 
     def _put(self, path: Path, value: Any) -> None:
         self._write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
@@ -149,19 +176,28 @@ class Staging:
     def _write(self, path: Path, data: bytes) -> None:
         temporary = self.temporary(path.parent, path.name)
         fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-        with os.fdopen(fd, "wb") as f:
-            f.write(data)
-            f.flush()
-            sync(f.fileno())
-        self.install(temporary, path)
+        try:
+            with os.fdopen(fd, "wb") as f, naming(path.name):
+                f.write(data)
+                f.flush()
+                sync(f.fileno())
+            self.install(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def resolve_target(dst: str | os.PathLike[str], source: Path) -> Path:
     """The real path of the target; refuses one that is the source, inside it, or around it."""
-    target = Path(dst).resolve()
+    target = Path(os.path.realpath(dst))  # Path.resolve raises on a loop of links
     if target == source or source in target.parents or target in source.parents:
         raise TargetError(
             f"target {shown(target)} and source {shown(source)} must not contain each other"
+        )
+    if os.path.ismount(target):
+        raise TargetError(
+            f"{shown(target)} is a mount point, and a target is renamed into place: "
+            "name a folder inside it"
         )
     return target
 
@@ -169,7 +205,7 @@ def resolve_target(dst: str | os.PathLike[str], source: Path) -> Path:
 @contextlib.contextmanager
 def opened(staging: Staging) -> Iterator[None]:
     """Create and lock the state folder; a second run on the same target is refused."""
-    staging.state.mkdir(parents=True, exist_ok=True)
+    make_folder(staging.state)
     lock = staging.state / "lock"
     fd = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
     try:
@@ -186,11 +222,23 @@ def opened(staging: Staging) -> Iterator[None]:
         os.close(fd)
 
 
+def make_folder(folder: Path) -> None:
+    """``mkdir -p``, durably."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
+    """Make the names in ``folder`` durable, where the filesystem can be asked to (EINVAL)."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(fd)
+        with naming(str(folder)):
+            os.fsync(fd)
+    except OSError as e:
+        if e.errno != errno.EINVAL:
+            raise
     finally:
         os.close(fd)
 
@@ -213,11 +261,11 @@ def _dict(value: Any, key: str) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> Any:
-    """The JSON in ``path``, or None if it is absent, empty or damaged."""
+    """The JSON in ``path``, or None if it is absent, empty or damaged; OSError if unreadable."""
     try:
-        data = path.read_bytes()
-        return strictjson.loads(data, path.name) if len(data) <= MAX_RECORD else None
-    except (OSError, FormatError):
+        data = Folder.at(path.parent).read(path.name, MAX_RECORD, "state")
+        return strictjson.loads(data, path.name)
+    except FormatError:
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 
@@ -126,5 +127,6 @@ class TaskRun:
 
     def abandon(self) -> None:
         for file in (self.target, *self.sources.values()):
-            file.close()
+            with contextlib.suppress(OSError):
+                file.close()
         self.temporary.unlink(missing_ok=True)

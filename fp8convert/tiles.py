@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .codecs.base import Rect
+from .codecs.base import Grid, Rect
 from .header import ALIGN as PAGE
 from .plan import Item, Task
 
@@ -74,21 +74,37 @@ def tiles(task: Task, limit: int) -> Iterator[Tile]:
         width = item.nbytes // (grid.rows * grid.columns)
         at = 0  # elements done
         while at < grid.rows * grid.columns:
-            rect = _next_rect(grid, at, (limit - tile.nbytes) // width, tile.end == tile.begin)
-            piece = _piece(item, rect, grid.columns, width) if rect else None
-            cost = sum(_pages(s) for s in piece.sources) if piece else 0
-            if piece is None or (tile.nbytes and tile.read_bytes + cost > limit + READ_SLACK):
+            piece = _next_piece(item, grid, at, limit, tile)
+            if piece is None:
                 yield tile
                 tile = Tile(tile.end, tile.end)
                 continue
             tile.pieces.append(piece)
             tile.end += piece.nbytes
-            tile.read_bytes += cost
+            tile.read_bytes += _cost(piece)
             at += piece.nbytes // width
     yield tile
 
 
-def _next_rect(grid: tuple[int, int, int, int], at: int, room: int, alone: bool) -> Rect | None:
+def _next_piece(item: Item, grid: Grid, at: int, limit: int, tile: Tile) -> Piece | None:
+    """The largest legal piece from element ``at`` that ``tile`` has room for, and its reader.
+
+    None if only a new tile can hold one. A new tile always can: of a codec that reads more than
+    it writes it takes less.
+    """
+    width, alone = item.nbytes // (grid.rows * grid.columns), not tile.nbytes
+    room = (limit - tile.nbytes) // width
+    while rect := _next_rect(grid, at, room, alone):
+        piece = _piece(item, rect, grid.columns, width)
+        if tile.read_bytes + _cost(piece) <= limit + READ_SLACK:
+            return piece
+        if not alone:
+            return None
+        room //= 2
+    return None
+
+
+def _next_rect(grid: Grid, at: int, room: int, alone: bool) -> Rect | None:
     """The largest legal rectangle of at most ``room`` elements from element ``at``.
 
     None if only a new tile can hold a legal one. In a tile of its own (``alone``) a weight whose
@@ -122,6 +138,11 @@ def _piece(item: Item, rect: Rect, columns: int, width: int) -> Piece:
         for p, s in zip(parts, spans, strict=True)
     )
     return Piece(item, rect, begin, nbytes, sources)
+
+
+def _cost(piece: Piece) -> int:
+    """Bytes read for ``piece``, in whole pages."""
+    return sum(_pages(s) for s in piece.sources)
 
 
 def _pages(source: Source) -> int:

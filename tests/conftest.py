@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fp8convert.samples import make_sample
+
+from .mini import make_mini
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +29,21 @@ def tiny_bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("samples") / "tiny-bf16"
     make_sample(str(folder), size="tiny", scheme="bf16")
     return folder
+
+
+@pytest.fixture
+def fast_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: some disks take half a second to sync a file."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(prefix="fp8convert-test-", dir=memory))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of 100 kB. Read only: tests share it."""
+    return make_mini(tmp_path_factory.mktemp("samples") / "mini")

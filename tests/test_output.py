@@ -23,6 +23,19 @@ from .checkpoints import pair, write
 from .oracle import dequantize_all, differing, load, same_bytes
 
 INDEX = "model.safetensors.index.json"
+BESIDE = [
+    "hf_quant_config.json",
+    "quant_model_description.json",
+    "chat_template.jinja",
+    "README.md",
+    "modeling_deepseek.py",
+    "LICENSE-MODEL",
+    "vocab.txt",
+    ".gitattributes",
+    "pytorch_model.bin",
+    "manifest.json",
+    "consolidated.safetensors.index.json",
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +43,7 @@ def source(tiny_fp8: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny sample with everything beside it that a repository may hold."""
     folder = tmp_path_factory.mktemp("full") / "src"
     shutil.copytree(tiny_fp8, folder)
-    for name in ("hf_quant_config.json", "quant_model_description.json", "chat_template.jinja",
-                 "modeling_deepseek.py", "README.md", "LICENSE-MODEL", "vocab.txt", ".gitattributes",
-                 "consolidated.safetensors.index.json", "pytorch_model.bin", "manifest.json"):  # fmt: skip
+    for name in BESIDE:
         (folder / name).write_text("{}")
     (folder / "inference").mkdir()
     (folder / "assets.json").mkdir()
@@ -87,7 +98,7 @@ def load_one(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_no_other_weights_and_no_stale_quantization_beside(target: Path) -> None:
-    """TensorRT-LLM merges every .safetensors, vLLM prefers consolidated*, engines adopt sidecars."""
+    """TensorRT-LLM merges all .safetensors, vLLM prefers consolidated*, engines adopt sidecars."""
     names = {p.name for p in target.iterdir()}
     assert not any(n.startswith("consolidated") for n in names)
     assert not names & {"hf_quant_config.json", "quant_model_description.json", "README.md",

@@ -1,0 +1,37 @@
+"""Commands run as a user runs them, with their wall time and peak memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+
+
+class Child(NamedTuple):
+    """A command that ended well: seconds from start to end, peak resident bytes."""
+
+    seconds: float
+    peak: int
+
+
+def child(command: list[str]) -> Child:
+    """Run ``command`` to its end; RuntimeError with what it said if it fails."""
+    launcher = [sys.executable, "-I", "-S", str(LAUNCHER)]
+    done = subprocess.run(launcher + command, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    if found["code"]:
+        said = done.stderr.strip()[-500:]
+        raise RuntimeError(f"{' '.join(command)} ended with {found['code']}: {said}")
+    return Child(found["seconds"], found["peak"])
+
+
+def fp8convert(*arguments: str | Path) -> Child:
+    """Run the installed ``fp8convert`` of this Python."""
+    script = Path(sys.executable).with_name("fp8convert")
+    if not script.exists():
+        raise RuntimeError(f"no {script.name} beside {sys.executable}: install the project first")
+    return child([str(script), *map(str, arguments)])

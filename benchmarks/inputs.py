@@ -1,0 +1,112 @@
+"""The checkpoints that are converted, made once and kept in the data folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from fp8convert import header
+from fp8convert.dtypes import DTYPES
+from fp8convert.header import Entry
+from fp8convert.samples import make_sample
+
+from .common import MIB, Env
+
+INDEX = "model.safetensors.index.json"
+METADATA = {"format": "pt"}
+Tensor = tuple[str, str, tuple[int, ...]]
+
+
+def sample(env: Env, size: str) -> Path:
+    """The project's own sample of that size."""
+    return _cached(env, f"sample-{size}", lambda to: make_sample(str(to), size=size) and None)
+
+
+def merged(env: Env, source: Path) -> Path:
+    """``source`` rewritten as one ``model.safetensors`` without an index."""
+    return _cached(env, f"{source.name}-merged", lambda to: _merge(source, to))
+
+
+def sparse(env: Env, name: str, shards: list[list[Tensor]]) -> Path:
+    """A checkpoint of holes that read as zeros: genuine headers, legal codes and scales."""
+    return _cached(env, name, lambda to: _write_sparse(to, shards, sample(env, "tiny")))
+
+
+def coded(name: str, rows: int, columns: int) -> Iterator[Tensor]:
+    """A weight in blocks of 128 x 128, as a header lists it: scales, codes."""
+    yield f"{name}_scale_inv", "F32", (-(-rows // 128), -(-columns // 128))
+    yield name, "F8_E4M3", (rows, columns)
+
+
+def entries(file: Path) -> tuple[Entry, ...]:
+    """The tensors of one safetensors file."""
+    with file.open("rb") as f:
+        size = os.fstat(f.fileno()).st_size
+        length = header.header_length(f.read(64), size, file.name)
+        f.seek(8)
+        return header.parse(f.read(length), size, file.name).entries
+
+
+def shards(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _cached(env: Env, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder ``name``, made by ``make`` under another name first: it is whole or absent."""
+    path = env.data / name
+    if not path.exists():
+        print(f"  (making {name})", flush=True)
+        partial = env.data / f"{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        env.data.mkdir(parents=True, exist_ok=True)
+        make(partial)
+        partial.rename(path)
+        os.sync()  # or its write-back would run beside the first measurement
+    return path
+
+
+def _merge(source: Path, to: Path) -> None:
+    to.mkdir()
+    _copy_small(source, to)
+    found = [(file, e) for file in shards(source) for e in entries(file)]
+    found.sort(key=lambda row: (-DTYPES[row[1].dtype].bits, row[1].name))  # as the library writes
+    tensors = [(e.name, e.dtype, e.shape) for _, e in found]
+    with (to / "model.safetensors").open("wb") as out:
+        out.write(header.build(tensors, METADATA))
+        for file, entry in found:
+            with file.open("rb") as f:
+                f.seek(entry.begin)
+                for piece in _pieces(entry.end - entry.begin):
+                    out.write(f.read(piece))
+
+
+def _pieces(nbytes: int) -> Iterator[int]:
+    for at in range(0, nbytes, 8 * MIB):
+        yield min(8 * MIB, nbytes - at)
+
+
+def _copy_small(source: Path, to: Path) -> None:
+    for file in source.iterdir():
+        if file.suffix != ".safetensors" and file.name != INDEX:
+            shutil.copy(file, to)
+
+
+def _write_sparse(to: Path, cut: list[list[Tensor]], like: Path) -> None:
+    to.mkdir()
+    shutil.copy(like / "config.json", to)
+    names = [f"model-{n + 1:05d}-of-{len(cut):06d}.safetensors" for n in range(len(cut))]
+    for name, tensors in zip(names, cut, strict=True):
+        head = header.build(tensors, METADATA)
+        (to / name).write_bytes(head)
+        os.truncate(to / name, len(head) + _nbytes(tensors))
+    place = {t[0]: name for name, tensors in zip(names, cut, strict=True) for t in tensors}
+    index = {"metadata": {"total_size": sum(map(_nbytes, cut))}, "weight_map": place}
+    (to / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _nbytes(tensors: Iterable[Tensor]) -> int:
+    return sum(header.numel(shape) * DTYPES[dtype].bits // 8 for _, dtype, shape in tensors)

@@ -1,0 +1,252 @@
+"""Runs that end badly on purpose: traced, failing and killed system calls.
+
+``Forker`` asks ``python -m tests.crash``, which has everything imported, to fork one child a run:
+hundreds of real processes that can be killed, at the price of a fork each.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import pytest
+
+# Whatever changes something on disk. Reads can be traced as well.
+CHANGES = ("mkdir", "rmdir", "unlink", "open", "posix_fallocate", "ftruncate", "pwritev", "fsync",
+           "replace", "rename")  # fmt: skip
+
+Before = Callable[[str, tuple[Any, ...]], None]
+Set = Callable[[object, str, Any], None]
+
+
+def trace(set_attribute: Set, names: tuple[str, ...], before: Before, after: Before) -> None:
+    """Have ``before`` and ``after`` called around the functions of ``os`` called ``names``."""
+
+    def wrapped(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if name == "open" and not args[1] & os.O_CREAT:
+                return real(*args, **kwargs)
+            before(name, args)
+            result = real(*args, **kwargs)
+            after(name, args)
+            return result
+
+        return call
+
+    for name in names:
+        set_attribute(os, name, wrapped(name, getattr(os, name)))
+
+
+def nothing(name: str, args: tuple[Any, ...]) -> None:
+    """A ``before`` or ``after`` that does nothing."""
+
+
+class FailAt:
+    """A ``before`` or ``after``: raises OSError at the ``n``-th call (1 is the first)."""
+
+    def __init__(self, n: int, code: int = errno.EIO) -> None:
+        self.left, self.code, self.failed = n, code, ""
+
+    def __call__(self, name: str, args: tuple[Any, ...]) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.failed = name
+            raise OSError(self.code, os.strerror(self.code))
+
+
+def short_transfers(set_attribute: Set, seed: int) -> list[int]:
+    """Make every positioned read and write move fewer bytes than asked; the counts moved."""
+    rng, moved = random.Random(seed), []
+
+    def shortened(real: Callable[..., int]) -> Callable[..., int]:
+        def call(fd: int, views: list[memoryview], offset: int) -> int:
+            (view,) = views
+            direct = fcntl_flags(fd) & getattr(os, "O_DIRECT", 0)
+            unit = 4096 if direct else 1  # of direct I/O the kernel, too, moves whole pages
+            most = max(len(view) // unit, 1) * unit
+            length = rng.randint(1, max(most // unit, 1)) * unit
+            moved.append(length)
+            return real(fd, [view[:length]], offset)
+
+        return call
+
+    set_attribute(os, "preadv", shortened(os.preadv))
+    set_attribute(os, "pwritev", shortened(os.pwritev))
+    return moved
+
+
+def fcntl_flags(fd: int) -> int:
+    """The status flags of a descriptor."""
+    import fcntl
+
+    return fcntl.fcntl(fd, fcntl.F_GETFL)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of ``folder`` (which holds nothing else)."""
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def marks(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Everything below ``folder``: inode, mtime and content, to tell that nothing was touched."""
+    return {
+        str(p.relative_to(folder)): (
+            p.stat().st_ino,
+            p.stat().st_mtime_ns,
+            p.read_bytes() if p.is_file() else b"",
+        )
+        for p in sorted(folder.rglob("*"))
+    }
+
+
+# --- The children. A tampering is a function of this module, named in the request.
+
+
+def signal_at(n: int, signum: int) -> None:
+    """Send this process a signal before its ``n``-th call that changes something."""
+    counted = 0
+
+    def before(name: str, args: tuple[Any, ...]) -> None:
+        nonlocal counted
+        counted += 1
+        if counted == n:
+            os.kill(os.getpid(), signum)
+
+    trace(setattr, CHANGES, before, nothing)
+
+
+def slow(seconds: float) -> None:
+    """Sleep before every write."""
+    trace(setattr, ("pwritev",), lambda name, args: time.sleep(seconds), nothing)
+
+
+def hold(path: str) -> None:
+    """Say so and wait, before every write, while there is a file ``path``."""
+
+    def before(name: str, args: tuple[Any, ...]) -> None:
+        Path(path + ".held").touch()
+        while Path(path).exists():
+            time.sleep(0.002)
+
+    trace(setattr, ("pwritev",), before, nothing)
+
+
+class Ended(NamedTuple):
+    """How a child ended: exit code (or minus the signal), and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Forker:
+    """Runs ``fp8convert`` in forked children, one at a time."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[1],
+            text=True,
+        )
+
+    def start(
+        self, *argv: object, tamper: tuple[Any, ...] = (), kill_after: float | None = None
+    ) -> None:
+        """Begin a run; ``tamper`` is the name of a tampering and its arguments."""
+        assert self._server.stdin
+        request = {"argv": [str(a) for a in argv], "tamper": tamper, "kill_after": kill_after}
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+
+    def end(self) -> Ended:
+        """Wait for the run that was begun."""
+        assert self._server.stdout
+        return Ended(**json.loads(self._server.stdout.readline()))
+
+    def run(self, *argv: object, **options: Any) -> Ended:
+        """Begin and wait."""
+        self.start(*argv, **options)
+        return self.end()
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.communicate()
+
+
+def _serve() -> None:
+    from fp8convert.cli import to_bf16  # noqa: F401 (imported here once for all children)
+
+    _warm_up()
+    for line in sys.stdin:
+        print(json.dumps(_one(**json.loads(line))), flush=True)
+
+
+def _warm_up() -> None:
+    """Convert once, so that the kernels are compiled; its threads end with it."""
+    from fp8convert.convert import to_bf16
+
+    from .mini import make_mini
+
+    with tempfile.TemporaryDirectory() as folder:
+        make_mini(Path(folder) / "src")
+        to_bf16(Path(folder) / "src", Path(folder) / "dst", checksum="none")
+    gc.freeze()  # or every child copies most pages, to count references
+
+
+def _one(argv: list[str], tamper: list[Any], kill_after: float | None) -> dict[str, Any]:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            _child(argv, tamper)
+        if kill_after is not None:
+            time.sleep(kill_after)
+            os.kill(pid, signal.SIGKILL)  # not yet waited for: the number is still its own
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        out.seek(0)
+        err.seek(0)
+        return {"code": code, "out": out.read(), "err": err.read()}
+
+
+def _child(argv: list[str], tamper: list[Any]) -> NoReturn:
+    from fp8convert.cli.main import main
+
+    code = 70
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+        if tamper:
+            globals()[tamper[0]](*tamper[1:])
+        sys.argv = ["fp8convert", *argv]
+        main()
+    except SystemExit as e:
+        code = int(e.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def setter(monkeypatch: pytest.MonkeyPatch) -> Set:
+    """``setattr`` that ends with the test."""
+    return lambda owner, name, value: monkeypatch.setattr(owner, name, value)
+
+
+if __name__ == "__main__":
+    _serve()

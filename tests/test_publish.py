@@ -1,0 +1,649 @@
+"""Publishing, step by step: what is refused, what is kept, what is done again, in which order."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fp8convert import publish
+from fp8convert.convert import prepare, to_bf16
+from fp8convert.errors import ResumableError, TargetError
+from fp8convert.plan import Options, Plan
+from fp8convert.publish import JOB, MANIFEST, Record, Staging, differences, opened, resolve_target
+
+from .crash import CHANGES, contents, marks, nothing, trace
+from .mini import CUT
+
+SOURCE = {"model-00001-of-00002.safetensors": {"size": 1, "mtime_ns": 2}}
+
+
+@pytest.fixture(scope="module")
+def plan(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    nowhere = tmp_path_factory.mktemp("plan") / "dst"
+    return prepare(mini, nowhere, Options(max_shard_size=CUT)).plan
+
+
+@pytest.fixture
+def staging(fast_path: Path, plan: Plan) -> Iterator[Staging]:
+    """A locked and begun staging folder."""
+    made = Staging(fast_path / "dst", plan)
+    with opened(made):
+        made.begin(SOURCE)
+        yield made
+
+
+def finish_task(staging: Staging, number: int, data: bytes | None = None) -> Record:
+    """Put a file in place of task ``number`` and journal it."""
+    task = staging.plan.tasks[number]
+    data = bytes(task.size) if data is None else data
+    (staging.out / task.file).write_bytes(data)
+    record = Record(task.file, task.size, "0" * 64, {"w": 3})
+    staging.record(record)
+    return record
+
+
+def again(staging: Staging) -> Staging:
+    """Another process's view of the same target, same plan."""
+    return Staging(staging.target, staging.plan)
+
+
+def changed(plan: Plan, **options: Any) -> Plan:
+    return replace(plan, options=replace(plan.options, **options))
+
+
+# --- Beginning and going on
+
+
+def test_begin_makes_a_job(staging: Staging) -> None:
+    job = json.loads((staging.state / JOB).read_bytes())
+    assert job == json.loads(json.dumps({"identity": staging.plan.identity, "source": SOURCE}))
+    assert sorted(os.listdir(staging.state)) == ["job.json", "journal", "lock", "out"]
+    assert not staging.target.exists()
+
+
+def test_begin_again_keeps_what_is_journaled(staging: Staging) -> None:
+    record = finish_task(staging, 1)
+    before = marks(staging.state)
+    other = again(staging)
+    other.begin(SOURCE)
+    assert other.recorded(other.plan.tasks[1]) == record
+    assert [other.recorded(other.plan.tasks[n]) for n in (0, 2)] == [None, None]
+    assert marks(staging.state) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dtype": "float16"}, "options.dtype: 'bfloat16' then, 'float16' now"),
+        ({"max_shard_size": 7}, "options.max_shard_size: '34000' then, '7' now"),
+        ({"max_shard_size": None}, "options.max_shard_size: '34000' then, 'None' now"),
+        ({"checksum": "none"}, "options.checksum: 'sha256' then, 'none' now"),
+        ({"copy_code": True}, "options.copy_code: 'False' then, 'True' now"),
+        ({"strict": True}, "options.strict: 'False' then, 'True' now"),
+    ],
+)
+def test_begin_with_other_options(staging: Staging, options: dict[str, Any], words: str) -> None:
+    finish_task(staging, 0)
+    before = marks(staging.state)
+    with pytest.raises(TargetError) as e:
+        Staging(staging.target, changed(staging.plan, **options)).begin(SOURCE)
+    assert f"  {words}\n" in str(e.value)
+    assert str(staging.state) in str(e.value)
+    assert marks(staging.state) == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("size", 9, ".size: '1' then, '9' now"),
+        ("mtime_ns", 9, ".mtime_ns: '2' then, '9' now"),
+    ],
+)
+def test_begin_with_another_source(staging: Staging, field: str, value: int, words: str) -> None:
+    ((name, state),) = SOURCE.items()
+    before = marks(staging.state)
+    with pytest.raises(TargetError) as e:
+        again(staging).begin({name: {**state, field: value}})
+    assert name + words in str(e.value)
+    assert marks(staging.state) == before
+
+
+def test_a_changed_header_is_named_whichever_shard_it_is_in(staging: Staging) -> None:
+    """The message is about that shard, not the beginning of a list of all of them."""
+    *first, (name, size, _) = staging.plan.source
+    other = replace(staging.plan, source=(*first, (name, size, "f" * 64)))
+    with pytest.raises(TargetError) as e:
+        Staging(staging.target, other).begin(SOURCE)
+    (line,) = [row for row in str(e.value).splitlines() if row.startswith("  ")]
+    assert line.startswith(f"  source.{name}.header_sha256: ")
+    assert line.endswith(f"then, '{'f' * 64}' now")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"identity": {}, "identity": {}}'])
+def test_begin_with_a_damaged_job(staging: Staging, text: str) -> None:
+    """An absent or damaged job vouches for nothing; a job of nothing is not this one."""
+    finish_task(staging, 0)
+    (staging.state / JOB).write_text(text)
+    if text == "[]":
+        with pytest.raises(TargetError, match="is not this one"):
+            again(staging).begin(SOURCE)
+        return
+    again(staging).begin(SOURCE)
+    assert not os.listdir(staging.out)
+    assert not os.listdir(staging.journal)
+    again(staging).begin(SOURCE)  # and it is sound now
+
+
+def test_an_unreadable_job_is_not_a_damaged_one(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An I/O error while reading the job must not throw hours of work away."""
+    finish_task(staging, 0)
+    before = marks(staging.state)
+    real = os.open
+
+    def fail(path: Any, *args: Any, **options: Any) -> int:
+        if str(path).endswith(JOB):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        again(staging).begin(SOURCE)
+    monkeypatch.undo()
+    assert marks(staging.state) == before
+
+
+def test_begin_sweeps_what_nothing_vouches_for(staging: Staging) -> None:
+    """Temporaries, and files renamed but not journaled: their successors need the room."""
+    record = finish_task(staging, 0)
+    kept = sorted(os.listdir(staging.out)), sorted(os.listdir(staging.journal))
+    task = staging.plan.tasks[1]
+    (staging.out / task.file).write_bytes(bytes(task.size))
+    for folder in (staging.out, staging.journal):
+        staging.temporary(folder, "x").write_bytes(b"x")
+    (staging.out / "config.json").write_text("{}")
+    (staging.journal / f"{task.file}.json").write_text("")
+    again(staging).begin(SOURCE)
+    assert (sorted(os.listdir(staging.out)), sorted(os.listdir(staging.journal))) == kept
+    assert staging.recorded(staging.plan.tasks[0]) == record
+
+
+def test_begin_after_the_target_was_moved_away(staging: Staging) -> None:
+    """Killed after the last rename, then the target is moved: the next run starts over."""
+    finish_task(staging, 0)
+    os.rename(staging.out, staging.target)
+    os.rename(staging.target, staging.target.with_name("elsewhere"))
+    again(staging).begin(SOURCE)
+    assert os.listdir(staging.out) == os.listdir(staging.journal) == []
+
+
+def test_temporaries_are_unique(staging: Staging) -> None:
+    names = {staging.temporary(staging.out, "f") for _ in range(100)}
+    assert len(names) == 100
+    assert {n.parent for n in names} == {staging.out}
+
+
+# --- The journal
+
+
+def record_text(staging: Staging, number: int = 0, **fields: Any) -> str:
+    task = staging.plan.tasks[number]
+    whole = {"file": task.file, "size": task.size, "sha256": "0" * 64, "overflowed": {}}
+    return json.dumps({**whole, **fields})
+
+
+def test_a_sound_record(staging: Staging) -> None:
+    record = finish_task(staging, 0)
+    assert staging.recorded(staging.plan.tasks[0]) == record
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda s: "",
+        lambda s: "null",
+        lambda s: "[]",
+        lambda s: record_text(s)[:-5],
+        lambda s: record_text(s) + "x",
+        lambda s: "\0" * 200,
+        lambda s: record_text(s, 1),
+        lambda s: record_text(s, size=1),
+        lambda s: record_text(s, size=True),
+        lambda s: record_text(s, overflowed=[]),
+        lambda s: record_text(s, overflowed=None),
+        lambda s: record_text(s, overflowed={"w": "3"}),
+        lambda s: record_text(s, extra=1),
+        lambda s: json.dumps({"file": s.plan.tasks[0].file}),
+    ],
+)
+def test_a_damaged_record_is_no_record(staging: Staging, damage: Any) -> None:
+    finish_task(staging, 0)
+    (staging.journal / f"{staging.plan.tasks[0].file}.json").write_text(damage(staging))
+    assert staging.recorded(staging.plan.tasks[0]) is None
+
+
+def test_a_record_without_its_file(staging: Staging) -> None:
+    task = staging.plan.tasks[0]
+    finish_task(staging, 0)
+    (staging.out / task.file).write_bytes(bytes(task.size - 1))
+    assert staging.recorded(task) is None
+    (staging.out / task.file).unlink()
+    assert staging.recorded(task) is None
+
+
+def test_a_record_that_is_a_fifo_does_not_hang(staging: Staging) -> None:
+    task = staging.plan.tasks[0]
+    os.mkfifo(staging.journal / f"{task.file}.json")
+    assert staging.recorded(task) is None
+
+
+# --- Finished targets and others
+
+
+@pytest.fixture
+def finished(mini: Path, fast_path: Path) -> Path:
+    to_bf16(mini, fast_path / "dst", max_shard_size=CUT, workers=1)
+    return fast_path / "dst"
+
+
+def test_finished(finished: Path, plan: Plan) -> None:
+    found = Staging(finished, plan).finished()
+    assert found == json.loads((finished / MANIFEST).read_bytes())
+    assert found is not None
+    assert found["plan"] == plan.id
+
+
+def test_not_finished(fast_path: Path, plan: Plan) -> None:
+    assert Staging(fast_path / "dst", plan).finished() is None
+    (fast_path / "dst").mkdir()
+    assert Staging(fast_path / "dst", plan).finished() is None
+
+
+def test_finished_by_another_plan(finished: Path, plan: Plan) -> None:
+    before = marks(finished)
+    with pytest.raises(TargetError) as e:
+        Staging(finished, changed(plan, dtype="float32")).finished()
+    assert "exists and is not empty: it was made by another plan" in str(e.value)
+    assert "options.dtype: 'bfloat16' then, 'float32' now" in str(e.value)
+    assert marks(finished) == before
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"plan": 1}', '{"identity": 3}'])
+def test_foreign_folder(fast_path: Path, plan: Plan, text: str | None) -> None:
+    (fast_path / "dst").mkdir()
+    (fast_path / "dst" / "mine").write_text("mine")
+    if text is not None:
+        (fast_path / "dst" / MANIFEST).write_text(text)
+    with pytest.raises(TargetError, match=r"exists and is not empty$"):
+        Staging(fast_path / "dst", plan).finished()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_foreign_folder_with_an_odd_manifest(fast_path: Path, plan: Plan, make: Any) -> None:
+    (fast_path / "dst").mkdir()
+    make(fast_path / "dst" / MANIFEST)
+    with pytest.raises(TargetError, match="exists and is not empty"):
+        Staging(fast_path / "dst", plan).finished()
+
+
+def test_finished_and_then_damaged(finished: Path, plan: Plan) -> None:
+    name = plan.tasks[1].file
+    os.truncate(finished / name, 5)
+    with pytest.raises(TargetError, match=rf"'{name}' has 5 bytes"):
+        Staging(finished, plan).finished()
+    (finished / name).unlink()
+    with pytest.raises(TargetError, match=rf"'{name}' has None bytes"):
+        Staging(finished, plan).finished()
+
+
+def test_target_is_a_file_or_a_loop(fast_path: Path, plan: Plan) -> None:
+    (fast_path / "file").write_text("mine")
+    (fast_path / "loop").symlink_to("loop")
+    for name in ("file", "loop"):
+        with pytest.raises(TargetError, match="is not a folder"):
+            Staging(resolve_target(fast_path / name, fast_path / "src"), plan).finished()
+
+
+def test_resolve_target(fast_path: Path) -> None:
+    source = fast_path / "a" / "src"
+    (source / "sub").mkdir(parents=True)
+    (fast_path / "link").symlink_to(source / "sub")
+    for bad in (source, source / "dst", source / "sub", fast_path / "a", fast_path, "/",
+                fast_path / "link", fast_path / "a" / "x" / ".." / "src"):  # fmt: skip
+        with pytest.raises(TargetError, match="must not contain each other"):
+            resolve_target(bad, source)
+    for good in (fast_path / "a" / "src2", fast_path / "a" / "sr", fast_path / "b" / "c"):
+        assert resolve_target(good, source) == good
+
+
+def test_target_is_a_mount_point(fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before the hour of work that the last rename would end in vain."""
+    target = fast_path / "mnt"
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == target)
+    with pytest.raises(TargetError, match="is a mount point"):
+        resolve_target(target, fast_path / "src")
+    assert resolve_target(target / "dst", fast_path / "src") == target / "dst"
+
+
+# --- The lock
+
+
+def test_second_run_is_refused(staging: Staging) -> None:
+    before = marks(staging.state)
+    with pytest.raises(TargetError, match="another run is writing"), opened(again(staging)):
+        pytest.fail("locked twice")
+    assert marks(staging.state) == before
+
+
+def test_lock_is_released(fast_path: Path, plan: Plan) -> None:
+    for _ in range(2):
+        with opened(Staging(fast_path / "dst", plan)):
+            pass
+
+
+def test_lock_of_a_run_that_ends_meanwhile(
+    fast_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock file was opened, then its run finished and removed it: it locks nothing now."""
+    made = Staging(fast_path / "dst", plan)
+    real = fcntl.flock
+
+    def late(fd: int, how: int) -> None:
+        shutil.rmtree(made.state)
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(TargetError, match="has just finished"), opened(made):
+        pytest.fail("locked a file that is gone")
+
+
+def test_filesystem_without_locks(
+    fast_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with opened(Staging(fast_path / "dst", plan)) as found:
+        assert found is None
+
+
+def test_opened_makes_parents_durably(
+    fast_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of every folder that was made is synced: the target must not vanish with one."""
+    synced: list[Path] = []
+    monkeypatch.setattr(publish, "sync_folder", synced.append)
+    target = fast_path / "a" / "b" / "dst"
+    with opened(Staging(target, plan)):
+        assert synced == [fast_path, fast_path / "a", fast_path / "a" / "b"]
+
+
+def test_folders_that_cannot_be_synced(fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EINVAL means that the filesystem does not know it; anything else is an error."""
+
+    def fail(code: int) -> None:
+        def fsync(fd: int) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    fail(errno.EINVAL)
+    publish.sync_folder(fast_path)
+    fail(errno.EIO)
+    with pytest.raises(OSError, match=str(fast_path)):
+        publish.sync_folder(fast_path)
+
+
+# --- Committing
+
+
+def finish_all(staging: Staging) -> dict[str, Any]:
+    for number in range(len(staging.plan.tasks)):
+        finish_task(staging, number)
+    return {"files": [{"name": t.file, "size": t.size} for t in staging.plan.tasks]}
+
+
+@pytest.mark.parametrize("empty_there", [False, True])
+def test_commit(staging: Staging, empty_there: bool) -> None:
+    manifest = finish_all(staging)
+    if empty_there:
+        staging.target.mkdir()
+    staging.commit(manifest)
+    assert sorted(os.listdir(staging.target)) == sorted(
+        [MANIFEST, *(t.file for t in staging.plan.tasks)]
+    )
+    assert os.listdir(staging.target.parent) == [staging.target.name]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_commit_over_something(staging: Staging, kind: str) -> None:
+    """It came while we worked: refused, both it and the work stay."""
+    manifest = finish_all(staging)
+    if kind == "folder":
+        staging.target.mkdir()
+        (staging.target / "mine").write_text("mine")
+    else:
+        staging.target.write_text("mine")
+    with pytest.raises(TargetError, match="has come to exist meanwhile"):
+        staging.commit(manifest)
+    mine = staging.target / "mine" if kind == "folder" else staging.target
+    assert mine.read_text() == "mine"
+    assert all(staging.recorded(t) for t in staging.plan.tasks)
+
+
+def test_commit_and_the_disk_fails(staging: Staging, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the disk is not a target in the way: it can be mended and the run resumed."""
+    manifest = finish_all(staging)
+
+    def fail(src: Any, dst: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        staging.commit(manifest)
+    assert not staging.target.exists()
+
+
+def test_commit_with_a_stranger(staging: Staging) -> None:
+    manifest = finish_all(staging)
+    (staging.out / "stranger").write_text("x")
+    with pytest.raises(TargetError, match=r"holds files of no plan: \['stranger'\]"):
+        staging.commit(manifest)
+    assert not staging.target.exists()
+
+
+def test_clear_spares_unfinished_work(staging: Staging) -> None:
+    """Only a state folder whose ``out`` has become the target is removed."""
+    finish_task(staging, 0)
+    before = marks(staging.state)
+    staging.clear()
+    assert marks(staging.state) == before
+
+
+def test_tidy_after_a_kill(finished: Path, plan: Plan) -> None:
+    """Killed between the last rename and the clean-up: the next look removes what is left."""
+    left = Staging(finished, plan)
+    left.journal.mkdir(parents=True)
+    (left.state / JOB).write_text("{}")
+    left.tidy()
+    assert os.listdir(finished.parent) == ["dst"]
+
+
+def test_tidy_leaves_another_run_alone(staging: Staging) -> None:
+    os.rename(staging.out, staging.target)
+    again(staging).tidy()
+    assert (staging.state / JOB).exists()  # it is locked: its owner is about to remove it
+
+
+# --- What stands in the files
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_modes_follow_the_umask(mini: Path, fast_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        to_bf16(mini, fast_path / "dst", max_shard_size=CUT, workers=1)
+    finally:
+        os.umask(before)
+    assert (fast_path / "dst").stat().st_mode & 0o7777 == 0o777 & ~mask
+    modes = {p.name: p.stat().st_mode & 0o7777 for p in (fast_path / "dst").iterdir()}
+    assert len(modes) > 5
+    assert set(modes.values()) == {0o666 & ~mask}
+
+
+def test_no_temporary_is_left_by_a_failed_write(
+    staging: Staging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(publish, "sync", fail)
+    with pytest.raises(OSError, match=r"'config\.json'"):
+        staging.put_bytes("config.json", b"{}")
+    assert not os.listdir(staging.out)
+
+
+def test_differences() -> None:
+    assert differences({"a": 1, "b": {"c": [1]}}, {"b": {"c": [1]}, "a": 1}) == []
+    assert differences({"a": 1, "b": {"c": 1}, "gone": 2}, {"b": {"c": 2}, "a": 1, "new": 3}) == [
+        "  b.c: '1' then, '2' now",
+        "  gone: '2' then, 'None' now",
+        "  new: 'None' then, '3' now",
+    ]
+    assert differences({"a": 1}, {"a": {"b": 1}}) == ["  a: '1' then, '{'b': 1}' now"]
+    assert differences({"a": True}, {"a": 1}) == ["  a: 'True' then, '1' now"]
+
+
+def test_differences_are_cut_and_escaped() -> None:
+    many = {f"k{n}": n for n in range(100)}
+    lines = differences(many, {})
+    assert len(lines) == publish.MAX_DIFFERENCES
+    (line,) = differences({"k": "\x1b[2J" + "x" * 10_000}, {"k": ""})
+    assert "\x1b" not in line
+    assert len(line) < 300
+
+
+# --- The order of the steps
+
+
+def path_of(fd: int) -> str:
+    return os.readlink(f"/proc/self/fd/{fd}")
+
+
+@pytest.fixture
+def steps(mini: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Every call of a whole run that changes something, with paths for descriptors."""
+    if not os.path.exists("/proc/self/fd"):
+        pytest.skip("no /proc to tell a descriptor's path")
+    found: list[tuple[str, ...]] = []
+
+    def before(name: str, args: tuple[Any, ...]) -> None:
+        where = [path_of(args[0])] if isinstance(args[0], int) else [str(args[0])]
+        if name in ("replace", "rename"):
+            where.append(str(args[1]))
+        found.append((name, *where))
+
+    with monkeypatch.context() as patch:
+        trace(patch.setattr, CHANGES, before, nothing)
+        to_bf16(mini, fast_path / "dst", max_shard_size=CUT, workers=1)
+    return found
+
+
+def final_names(steps: list[tuple[str, ...]]) -> list[str]:
+    return [Path(s[2]).name for s in steps if s[0] == "replace"]
+
+
+def test_each_file_is_synced_before_its_rename(steps: list[tuple[str, ...]]) -> None:
+    renames = [(at, s[1]) for at, s in enumerate(steps) if s[0] == "replace"]
+    assert len(renames) == 1 + 2 * 3 + 2 + 3  # job; tasks and journal; companions; texts, manifest
+    assert len({temporary for _, temporary in renames}) == len(renames)
+    for at, temporary in renames:
+        own = [s[0] for s in steps[:at] if s[1] == temporary]
+        assert own[0] == "open"  # exclusively: see the test of temporary names
+        assert own[-1] == "fsync"
+        assert own.count("fsync") == 1
+        assert not [s for s in steps[at + 1 :] if s[1] == temporary]
+
+
+def test_tensors_are_preallocated(steps: list[tuple[str, ...]], plan: Plan) -> None:
+    for task in plan.tasks:
+        own = [s[0] for s in steps if Path(s[1]).name.startswith(f"{task.file}.") and "out" in s[1]]
+        assert own[:2] == ["open", "posix_fallocate"]
+        assert own[-3:] == ["ftruncate", "fsync", "replace"]
+        assert "pwritev" in own
+
+
+def test_each_folder_is_synced_after_its_rename(steps: list[tuple[str, ...]]) -> None:
+    for at, step in enumerate(steps):
+        if step[0] in ("replace", "rename"):
+            assert steps[at + 1] == ("fsync", str(Path(step[2]).parent))
+
+
+def test_journal_after_the_file_and_texts_last(steps: list[tuple[str, ...]], plan: Plan) -> None:
+    names = final_names(steps)
+    assert names[0] == JOB
+    files = [t.file for t in plan.tasks]
+    assert names[1 : 1 + 2 * len(files)] == [n for f in files for n in (f, f"{f}.json")]
+    rest = names[1 + 2 * len(files) :]
+    assert rest == [
+        "LICENSE", "tokenizer.json", "config.json", "model.safetensors.index.json", MANIFEST,
+    ]  # fmt: skip
+
+
+def test_the_target_appears_last(steps: list[tuple[str, ...]], fast_path: Path) -> None:
+    """One rename gives it its name; only the clean-up of the state folder follows."""
+    state, target = str(fast_path / ".dst.fp8convert"), str(fast_path / "dst")
+    (at,) = [at for at, s in enumerate(steps) if s[0] == "rename"]
+    assert steps[at] == ("rename", f"{state}/out", target)
+    assert steps[at - 1] == ("fsync", f"{state}/out")
+    assert steps[at + 1] == ("fsync", str(fast_path))
+    assert {s[0] for s in steps[at + 2 : -1]} == {"unlink", "rmdir"}
+    assert steps[-1] == ("fsync", str(fast_path))
+    touched = [p for s in steps[:at] for p in s[1:] if Path(p).is_relative_to(target)]
+    assert not touched
+
+
+def test_nothing_else_is_left(mini: Path, finished: Path, plan: Plan) -> None:
+    assert os.listdir(finished.parent) == ["dst"]
+    names = {t.file for t in plan.tasks} | {c.name for c in plan.copies} | set(plan.texts)
+    assert set(contents(finished)) == names | {MANIFEST}
+
+
+def test_a_run_that_lost_its_lock_cannot_spoil_the_bytes(
+    mini: Path, fast_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without locks a second run sweeps the first one's files: it fails, and can be resumed."""
+
+    def unlocked(fd: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unlocked)
+    real = Staging.install
+    calls = 0
+
+    def install(self: Staging, temporary: Path, final: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # in the middle of the first run, a whole second one
+            to_bf16(mini, fast_path / "dst", max_shard_size=CUT, workers=1)
+        real(self, temporary, final)
+
+    monkeypatch.setattr(Staging, "install", install)
+    with pytest.raises(ResumableError):
+        to_bf16(mini, fast_path / "dst", max_shard_size=CUT, workers=1)
+    assert calls > 8
+    monkeypatch.undo()
+    assert to_bf16(mini, fast_path / "dst", max_shard_size=CUT).already_done
+    to_bf16(mini, fast_path / "alone", max_shard_size=CUT)
+    assert contents(fast_path / "dst") == contents(fast_path / "alone")

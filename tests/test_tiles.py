@@ -1,0 +1,223 @@
+"""Tiles: they cover the file once, in order, within the budget, and cut where blocks end."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from fp8convert import header, tiles
+from fp8convert.codecs.base import Codec, Stored
+from fp8convert.codecs.fp8_block import Fp8Block
+from fp8convert.codecs.raw import Raw
+from fp8convert.header import ALIGN as PAGE
+from fp8convert.plan import Item, Task
+from fp8convert.schemes.base import Weight
+from fp8convert.tiles import Piece, Tile
+
+WIDTH = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1, "F4": 1}
+BLOCKS = ((128, 128), (1, 128), (64, 32), (3, 5), (1, 1), (1000, 1))
+
+
+def coded(number: int, shape: tuple[int, int], block: tuple[int, int], at: int) -> Weight:
+    """A weight of two parts in two shards, at unaligned places."""
+    rows, columns = shape
+    scales = (-(-rows // block[0]), -(-columns // block[1]))
+    codes = Stored(f"w{number}", "F8_E4M3", shape, 0, at, at + rows * columns)
+    begin = 3 * at + 4 * number
+    extra = Stored(f"s{number}", "F32", scales, 1, begin, begin + 4 * scales[0] * scales[1])
+    return Weight(f"w{number}", Fp8Block(block), (codes, extra))
+
+
+def raw(number: int, nbytes: int, dtype: str, at: int) -> Weight:
+    shape = (nbytes // WIDTH[dtype],)
+    return Weight(f"w{number}", Raw(), (Stored(f"w{number}", dtype, shape, 2, at, at + nbytes),))
+
+
+def task(weights: list[tuple[Weight, str]]) -> Task:
+    """One file of ``weights``, each in the dtype beside it."""
+    head = header.build(((w.name, dtype, w.shape) for w, dtype in weights), {})
+    items, at = [], len(head)
+    for w, dtype in weights:
+        nbytes = header.numel(w.shape) * WIDTH[dtype]
+        items.append(Item(w, dtype, at, nbytes))
+        at += nbytes
+    return Task("f", head, tuple(items))
+
+
+def random_task(rng: random.Random) -> Task:
+    weights: list[tuple[Weight, str]] = []
+    at = rng.randrange(9999)
+    for number in range(rng.randint(1, 9)):
+        kind = rng.random()
+        if kind < 0.3:
+            dtype = rng.choice(["BF16", "F32", "U8"])
+            weight = raw(number, rng.choice([0, 1, 3, 700, 9000]) * WIDTH[dtype], dtype, at)
+            weights.append((weight, dtype))
+        else:
+            rows = rng.choice([1, 2, 127, 128, 129, 300, rng.randint(1, 600)])
+            columns = rng.choice([1, 5, 128, 131, 400, rng.randint(1, 300)])
+            if kind > 0.95:
+                rows, columns = rng.choice([(0, 7), (7, 0)])
+            weight = coded(number, (rows, columns), rng.choice(BLOCKS), at)
+            weights.append((weight, rng.choice(["BF16", "F16", "F32"])))
+        at = weight.parts[0].end
+    return task(weights)
+
+
+def pages(begin: int, end: int) -> int:
+    return (-(-end // PAGE) - begin // PAGE) * PAGE
+
+
+def check_cover(task: Task, found: list[Tile], limit: int) -> None:
+    """Every byte of the file once and in order, no tile empty or too large."""
+    at = 0
+    out = b""
+    for tile in found:
+        assert tile.begin == at
+        assert 0 < tile.nbytes <= limit
+        for literal in tile.literals:
+            assert literal.begin == at
+            out += bytes(literal.data)
+            at += len(literal.data)
+        for piece in tile.pieces:
+            assert piece.begin == at
+            at += piece.nbytes
+        assert tile.end == at
+    assert out == task.header
+    assert at == task.size
+
+
+def check_reads(found: list[Tile], limit: int, slack: int) -> None:
+    for tile in found:
+        spans = [s for p in tile.pieces for s in p.sources]
+        cost = sum(pages(s.begin, s.end) for s in spans)
+        assert cost == tile.read_bytes
+        assert cost <= limit + slack
+
+
+def band_fits(item: Item, limit: int, slack: int) -> bool:
+    """Whether any row of blocks of the weight fits into a tile of its own."""
+    codec, parts = item.weight.codec, item.weight.parts
+    grid = codec.grid(parts)
+    width = item.nbytes // (grid.rows * grid.columns)
+    rows = min(grid.row_step, grid.rows)
+    reads = rows * grid.columns + 4 * -(-grid.columns // grid.column_step) + 4 * PAGE
+    return rows * grid.columns * width <= limit and (not codec.coded or reads <= limit + slack)
+
+
+def check_item(item: Item, pieces: list[Piece], limit: int, slack: int) -> None:
+    """The rectangles are the matrix, in order; cuts on block edges and single reads if they fit."""
+    codec: Codec = item.weight.codec
+    grid = codec.grid(item.weight.parts)
+    at = 0
+    for p in pieces:
+        r0, r1, c0, c1 = p.rect
+        assert r0 * grid.columns + c0 == at
+        assert (c0, c1) == (0, grid.columns) or (r1 == r0 + 1 and 0 <= c0 < c1 <= grid.columns)
+        at += (r1 - r0) * (c1 - c0)
+        assert len(p.sources) == len(item.weight.parts)
+    assert at == grid.rows * grid.columns
+    fits = band_fits(item, limit, slack)
+    if fits:
+        for p in pieces:
+            assert (p.rect.c0, p.rect.c1) == (0, grid.columns)
+            assert p.rect.r0 % grid.row_step == 0
+            assert p.rect.r1 % grid.row_step == 0 or p.rect.r1 == grid.rows
+    for number, part in enumerate(item.weight.parts):
+        if fits or number == 0:  # codes are never read twice, scales only of blocks that are cut
+            end = part.begin
+            for p in pieces:
+                assert p.sources[number].begin == end
+                end = p.sources[number].end
+            assert end == part.end
+
+
+def check(task: Task, limit: int, slack: int = tiles.READ_SLACK) -> list[Tile]:
+    found = list(tiles.tiles(task, limit))
+    check_cover(task, found, limit)
+    check_reads(found, limit, slack)
+    by_item: dict[str, list[Piece]] = {i.weight.name: [] for i in task.items}
+    for tile in found:
+        for piece in tile.pieces:
+            by_item[piece.item.weight.name].append(piece)
+    for item in task.items:
+        if item.nbytes:
+            check_item(item, by_item[item.weight.name], limit, slack)
+        else:
+            assert not by_item[item.weight.name]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_tasks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tiles and a small read buffer, so that both bounds bind."""
+    rng = random.Random(seed)
+    slack = rng.choice([4, 16]) * PAGE
+    monkeypatch.setattr(tiles, "READ_SLACK", slack)
+    made = random_task(rng)
+    for limit in (PAGE, 3 * PAGE, 16 * PAGE, 256 * PAGE):
+        check(made, limit, slack)
+
+
+def test_random_tasks_reach_every_case() -> None:
+    """The property test is not about trivial tasks: bands that fit, that do not, empty weights."""
+    cases = set()
+    for seed in range(60):
+        for item in random_task(random.Random(seed)).items:
+            fits = bool(item.nbytes) and band_fits(item, 3 * PAGE, 4 * PAGE)
+            cases.add((item.weight.codec.coded, item.nbytes > 0, fits))
+    assert cases == {
+        (True, True, True),
+        (True, True, False),
+        (True, False, False),
+        (False, True, True),
+        (False, False, False),
+    }
+
+
+def test_one_huge_row() -> None:
+    """A row that fits no tile is cut within, on block edges."""
+    found = check(task([(coded(0, (1, 1_000_003), (128, 128), 17), "BF16")]), 64 * PAGE)
+    pieces = [p for t in found for p in t.pieces]
+    assert len(pieces) >= 1_000_003 * 2 // (64 * PAGE)
+    assert all(p.rect.c1 % 128 == 0 for p in pieces[:-1])
+
+
+def test_rows_without_their_block_row() -> None:
+    """A row of blocks that fits no tile is cut between rows; the scales alone are read again."""
+    found = check(task([(coded(0, (300, 4000), (128, 128), 0), "BF16")]), 16 * PAGE)
+    pieces = [p for t in found for p in t.pieces]
+    assert {p.rect.r1 - p.rect.r0 for p in pieces} == {8, 4}  # 300 = 37 * 8 + 4
+    assert all((p.rect.c0, p.rect.c1) == (0, 4000) for p in pieces)
+
+
+def test_one_column() -> None:
+    check(task([(coded(0, (70_000, 1), (128, 128), 3), "F32")]), 4 * PAGE)
+
+
+def test_more_read_than_written() -> None:
+    """Blocks of one element: 5 bytes read for 2 written, still within the read buffer."""
+    slack = tiles.READ_SLACK
+    found = check(task([(coded(0, (2000, 2000), (1, 1), 5), "BF16")]), 1024 * PAGE, slack)
+    assert len(found) > 2000 * 2000 * 5 // (1024 * PAGE + slack)
+
+
+def test_nothing_but_empty_tensors() -> None:
+    made = task([(raw(0, 0, "F32", 0), "F32"), (coded(1, (0, 9), (128, 128), 0), "BF16")])
+    (tile,) = check(made, PAGE)
+    assert not tile.pieces
+
+
+def test_header_longer_than_a_tile() -> None:
+    made = task([(raw(n, 1, "U8", n), "U8") for n in range(300)])
+    assert len(made.header) > 2 * PAGE
+    found = check(made, PAGE)
+    assert [len(t.literals) for t in found[:3]] == [1, 1, 1]
+    assert sum(len(t.pieces) for t in found) == 300
+
+
+def test_an_aligned_tensor_is_cut_in_equal_tiles() -> None:
+    """Nothing is lost to rounding: a raw tensor fills its tiles to the last byte."""
+    found = check(task([(raw(0, 1 << 20, "U8", 0), "U8")]), 16 * PAGE)
+    assert {t.nbytes for t in found[:-1]} == {16 * PAGE}
