@@ -118,7 +118,7 @@ def _resumable() -> Iterator[None]:
 def _run(job: Job, staging: Staging, settings: Settings) -> Manifest:
     staging.begin({s.name: {"size": s.size, "mtime_ns": s.mtime_ns} for s in job.catalogue.shards})
     _check_space(job, staging)
-    records = Engine(job.catalogue, staging, settings).run()
+    records = Engine(job.catalogue, staging, settings).run(job.plan.tasks)
     files = [{"name": r.file, "size": r.size, "sha256": r.sha256} for r in records]
     for copy in job.plan.copies:
         data = job.catalogue.folder.read(copy.name, copy.size, "companion file")

@@ -29,20 +29,19 @@ class Engine:
         self.catalogue, self.staging, self.settings = catalogue, staging, settings
         self.options: Options = staging.plan.options
         self.records: dict[str, Record] = {}
-        self._total = sum(t.size for t in staging.plan.tasks)
-        self._written = self._read = 0
+        self._total = self._written = self._read = 0
         self._lock = threading.Lock()  # counters, records, errors
         self._queue_lock = threading.Lock()
         self._running: set[TaskRun] = set()
         self._error: BaseException | None = None
 
-    def run(self) -> list[Record]:
-        """Write every task that the journal does not vouch for; records in plan order.
+    def run(self, tasks: Sequence[Task]) -> list[Record]:
+        """Write those of ``tasks`` that the journal does not vouch for; records in their order.
 
         Raises the first error met, after every worker has stopped and the unfinished files are
         removed; KeyboardInterrupt becomes ResumableError.
         """
-        tasks = self.staging.plan.tasks
+        self._total = sum(t.size for t in tasks)
         with ThreadPoolExecutor(self.settings.threads, "fp8convert") as pool:
             try:
                 self._resume(tasks, pool)

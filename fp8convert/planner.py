@@ -101,6 +101,11 @@ def _task(file: str, weights: list[Weight], target: str) -> Task:
     rows = [(w, w.out_dtype(target)) for w in weights]
     rows.sort(key=lambda row: -DTYPES[row[1]].bits)  # stable: stored order within a width
     head = header.build(((w.name, dtype, w.shape) for w, dtype in rows), METADATA)
+    if len(head) > header.MAX_HEADER_BYTES:  # more than any reader, we included, takes
+        raise SchemeError(
+            f"{file}: {len(weights):,} tensors in one file need a header of {len(head):,} bytes, "
+            f"expected at most {header.MAX_HEADER_BYTES:,}: choose a smaller max_shard_size"
+        )
     items, offset = [], len(head)
     for w, dtype in rows:
         nbytes = header.numel(w.shape) * DTYPES[dtype].bits // 8

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from fp8convert.convert import execute, prepare
-from fp8convert.errors import UsageError
+from fp8convert.engine import Engine
+from fp8convert.errors import SchemeError, UsageError
 from fp8convert.plan import Options
+from fp8convert.publish import Staging, opened
 from fp8convert.samples import make_sample
+from fp8convert.settings import Settings
 
 
 def plan_of(source: Path, **options: Any) -> dict[str, Any]:
@@ -110,3 +113,25 @@ def test_full_size_plan_is_exact(tmp_path: Path) -> None:
             assert item.begin == end
             end += item.nbytes
         assert end == task.size
+
+
+def test_a_header_that_no_reader_would_take_is_refused(
+    tiny_fp8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fp8convert.planner.header.MAX_HEADER_BYTES", 4096 * 4)
+    with pytest.raises(SchemeError, match="207 tensors in one .* smaller max_shard_size"):
+        prepare(tiny_fp8, tmp_path / "dst", Options(max_shard_size=10**12))
+
+
+def test_a_single_task_writes_its_file_and_no_other(tiny_fp8: Path, tmp_path: Path) -> None:
+    """A task needs only the plan and its number: what later runs tasks elsewhere."""
+    job = prepare(tiny_fp8, tmp_path / "dst")
+    staging = Staging(job.target, job.plan)
+    with opened(staging):
+        staging.begin({})
+        (record,) = Engine(job.catalogue, staging, Settings()).run(job.plan.tasks[3:4])
+    assert record.file == "model-00004-of-000005.safetensors"
+    assert [p.name for p in staging.out.iterdir()] == [record.file]
+    execute(prepare(tiny_fp8, tmp_path / "whole"))
+    whole = (tmp_path / "whole" / record.file).read_bytes()
+    assert (staging.out / record.file).read_bytes() == whole

@@ -10,7 +10,8 @@ import pkgutil
 from collections.abc import Mapping
 
 from ..codecs.base import Stored
-from ..errors import SchemeError, shown
+from ..errors import SchemeError
+from ..strictjson import brief
 from .base import Config, Scheme, quantization_config
 
 
@@ -29,6 +30,6 @@ def detect(config: Config, tensors: Mapping[str, Stored]) -> Scheme:
             return found
     declared = (quantization_config(config) or {}).get("quant_method")
     raise SchemeError(
-        f"config.json: quantization_config.quant_method is {shown(declared)}; known: fp8 "
+        f"config.json: quantization_config.quant_method is {brief(declared)}; known: fp8 "
         "(with weight_block_size), or no quantization_config at all"
     )

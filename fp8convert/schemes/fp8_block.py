@@ -15,6 +15,7 @@ from ..codecs.fp8_block import Fp8Block
 from ..codecs.raw import Raw
 from ..dtypes import CODED_FLOATS
 from ..errors import SchemeError, shown
+from ..strictjson import brief
 from .base import Config, Reading, Scheme, Weight, quantization_config
 
 SCALE_SUFFIX = "_scale_inv"
@@ -39,12 +40,12 @@ class Fp8BlockScheme(Scheme):
             type(block) is list and len(block) == 2 and all(type(b) is int and b > 0 for b in block)
         ):
             raise SchemeError(
-                f"config.json: quantization_config.weight_block_size is {shown(block)}, "
+                f"config.json: quantization_config.weight_block_size is {brief(block)}, "
                 "expected two positive integers such as [128, 128]"
             )
         if declared.get("fmt") not in FORMATS:
             raise SchemeError(
-                f"config.json: quantization_config.fmt is {shown(declared.get('fmt'))}, "
+                f"config.json: quantization_config.fmt is {brief(declared.get('fmt'))}, "
                 "expected e4m3"
             )
         return cls((block[0], block[1]))
