@@ -31,6 +31,7 @@ class Engine:
         self.records: dict[str, Record] = {}
         self._total = self._written = self._read = 0
         self._lock = threading.Lock()  # counters, records, errors
+        self._idle, self._active = threading.Condition(self._lock), 0  # workers
         self._queue_lock = threading.Lock()
         self._running: set[TaskRun] = set()
         self._error: BaseException | None = None
@@ -50,6 +51,8 @@ class Engine:
                 wait([pool.submit(self._work, queue) for _ in range(self.settings.threads)])
             except BaseException as e:
                 self._fail(e)
+        with self._lock:  # the pool does not know a thread whose start was interrupted
+            self._idle.wait_for(lambda: self._active == 0)
         for run in self._running:
             run.abandon()
         if self._error:
@@ -81,6 +84,8 @@ class Engine:
                 yield run, tile
 
     def _work(self, queue: Iterator[tuple[TaskRun, Tile]]) -> None:
+        with self._lock:
+            self._active += 1
         try:
             read = memoryview(aligned_buffer(self.settings.tile + READ_SLACK + PAGE))
             write = memoryview(aligned_buffer(self.settings.tile + PAGE))
@@ -92,6 +97,10 @@ class Engine:
                 self._do(*job, read, write)
         except BaseException as e:
             self._fail(e)
+        finally:
+            with self._lock:
+                self._active -= 1
+                self._idle.notify_all()
 
     def _do(self, run: TaskRun, tile: Tile, read: memoryview, write: memoryview) -> None:
         got = run.decode(tile, read, write)

@@ -2,6 +2,7 @@
 
 Direct I/O where the filesystem takes it, because it is two to three times as fast as the page
 cache on writes and leaves other programs' pages alone; elsewhere buffered, dropping its pages.
+What is in the page cache already is read from there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from . import pagecache
 from .errors import FormatError, Fp8ConvertError, ResumableError, shown
 from .header import ALIGN as PAGE
 
@@ -90,10 +92,13 @@ class SourceFile(_File):
     """A shard being read. ``size`` and ``mtime_ns`` are what it had when it was planned."""
 
     def __init__(self, fd: int, name: str, mode: str, size: int, mtime_ns: int) -> None:
+        self._cache_fd = -1  # reads through the page cache what is there already
         super().__init__(fd, name, mode)
         self.size, self.mtime_ns = size, mtime_ns
         with self._closed_on_error():
             self.check_unchanged()
+            if self.direct and mode == "auto":
+                self._cache_fd = pagecache.reopened(fd)
 
     def check_unchanged(self) -> None:
         """Raise FormatError if the file is not the one that was planned."""
@@ -107,16 +112,27 @@ class SourceFile(_File):
     def read(self, view: memoryview, begin: int, end: int) -> None:
         """Fill ``view`` (aligned, whole pages) from page-aligned ``begin``, at least to ``end``."""
         need, got = end - begin, 0
+        cached = self._cache_fd >= 0 and pagecache.holds(self._cache_fd, begin, end)
         while got < need:
-            at = got // PAGE * PAGE if self.direct else got  # go on from a whole page
-            n = self._transfer(lambda at=at: os.preadv(self.fd, [view[at:]], begin + at))  # type: ignore[misc]
+            direct = self.direct and not cached
+            at = got // PAGE * PAGE if direct else got  # direct I/O goes on from a whole page
+            fd = self._cache_fd if cached else self.fd
+            n = self._transfer(lambda fd=fd, at=at: os.preadv(fd, [view[at:]], begin + at))  # type: ignore[misc]
             if at + n <= got:
                 raise FormatError(
                     f"{shown(self.name)} ends at byte {begin + got:,} while being read, "
                     f"expected {self.size:,} bytes"
                 )
             got = at + n
-        self._drop(begin, len(view))
+        if not cached:  # the user's own pages stay
+            self._drop(begin, len(view))
+
+    def close(self) -> None:
+        """Close both descriptors; harmless when done twice."""
+        fd, self._cache_fd = self._cache_fd, -1
+        if fd >= 0:
+            os.close(fd)
+        super().close()
 
 
 class TargetFile(_File):

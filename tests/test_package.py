@@ -68,7 +68,7 @@ ROOMS = [
     ["codecs", "kernels"],
     ["catalogue", "schemes"],
     ["layouts", "plan"],
-    ["companions", "tiles", "fileio"],
+    ["companions", "tiles", "pagecache", "fileio"],
     ["planner", "settings", "publish"],
     ["taskrun", "checkpoint", "inspection", "samples"],
     ["engine"],
