@@ -1,7 +1,8 @@
 """Disk floor: ``to-bf16`` against moving the same bytes by direct I/O without computing.
 
 The floor is the least time in which any converter could end on this disk; what is above it is
-decoding, hashing, planning and publishing that did not overlap. Both sides fsync every file.
+decoding, hashing, planning and publishing that did not overlap. Both sides fsync every file, and
+neither finds the source in the page cache: the floor would not read it from there.
 """
 
 from __future__ import annotations
@@ -44,8 +45,10 @@ def _compare(env: Env, report: Report, source: Path) -> None:
     found = alternate(
         {
             "floor": lambda: floor(files, env.fresh(), sizes, best),
-            "call": lambda: _call(source, env.fresh()),
-            "command": lambda: command("to-bf16", source, env.fresh(), "--quiet").seconds,
+            "call": lambda: _call(inputs.evicted(source), env.fresh()),
+            "command": lambda: (
+                command("to-bf16", inputs.evicted(source), env.fresh(), "--quiet").seconds
+            ),
         },
         env.repeats,
     )

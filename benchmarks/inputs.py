@@ -22,17 +22,17 @@ Tensor = tuple[str, str, tuple[int, ...]]
 
 def sample(env: Env, size: str) -> Path:
     """The project's own sample of that size."""
-    return _cached(env, f"sample-{size}", lambda to: make_sample(str(to), size=size) and None)
+    return _kept(env, f"sample-{size}", lambda to: make_sample(str(to), size=size) and None)
 
 
 def merged(env: Env, source: Path) -> Path:
     """``source`` rewritten as one ``model.safetensors`` without an index."""
-    return _cached(env, f"{source.name}-merged", lambda to: _merge(source, to))
+    return _kept(env, f"{source.name}-merged", lambda to: _merge(source, to))
 
 
 def sparse(env: Env, name: str, shards: list[list[Tensor]]) -> Path:
     """A checkpoint of holes that read as zeros: genuine headers, legal codes and scales."""
-    return _cached(env, name, lambda to: _write_sparse(to, shards, sample(env, "tiny")))
+    return _kept(env, name, lambda to: _write_sparse(to, shards, sample(env, "tiny")))
 
 
 def coded(name: str, rows: int, columns: int) -> Iterator[Tensor]:
@@ -55,7 +55,7 @@ def shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def _cached(env: Env, name: str, make: Callable[[Path], object]) -> Path:
+def _kept(env: Env, name: str, make: Callable[[Path], object]) -> Path:
     """The folder ``name``, made by ``make`` under another name first: it is whole or absent."""
     path = env.data / name
     if not path.exists():
@@ -110,3 +110,20 @@ def _write_sparse(to: Path, cut: list[list[Tensor]], like: Path) -> None:
 
 def _nbytes(tensors: Iterable[Tensor]) -> int:
     return sum(header.numel(shape) * DTYPES[dtype].bits // 8 for _, dtype, shape in tensors)
+
+
+def evicted(source: Path) -> Path:
+    """``source``, its shards not in the page cache."""
+    for file in shards(source):
+        with file.open("rb") as f:
+            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return source
+
+
+def cached(source: Path) -> Path:
+    """``source``, its shards in the page cache."""
+    for file in shards(source):
+        with file.open("rb") as f:
+            while f.read(8 * MIB):
+                pass
+    return source

@@ -1,9 +1,9 @@
 """Peers: ``to_bf16`` against compressed-tensors' converter and the published script on the CPU.
 
 All run in one warm process on the small sample, into fresh folders, until every file is fsynced.
-A peer is timed twice: cached, its source being in the page cache, which ours does not read; and
-cold, as a checkpoint larger than memory always is. The disk floor is shown beside them, because no
-converter can be further ahead of a peer than that. Then every tensor is compared by bytes.
+Both sides are timed twice: with the source in the page cache, as after a download, and with none of
+it there, as a checkpoint larger than memory always is. The disk floor is shown beside them, because
+no converter can be further ahead of a peer than that. Then every tensor is compared by bytes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ BOUND = Bound(at_least=5)
 SLOW = 120  # seconds; a peer that takes longer has two turns only
 WORKERS = (1, 2)
 SETTING = Setting(8, 8 * MIB)
+STATES = ("cold", "cached")
 Peer = Callable[[Path, Path], None]
 
 
@@ -47,7 +48,7 @@ def run(env: Env, report: Report) -> None:
 
 
 def _best(env: Env, source: Path, peers: dict[str, Peer]) -> tuple[str, float]:
-    tried = {n: _turn(p, _cached(source), env.fresh("theirs")) for n, p in peers.items()}
+    tried = {n: _turn(p, inputs.cached(source), env.fresh("theirs")) for n, p in peers.items()}
     for name, seconds in tried.items():
         print(f"  ({name}: {seconds:.2f} s)", flush=True)
     return min(tried.items(), key=lambda row: row[1])
@@ -55,40 +56,25 @@ def _best(env: Env, source: Path, peers: dict[str, Peer]) -> tuple[str, float]:
 
 def _compare(env: Env, report: Report, source: Path, label: str, peer: Peer, repeats: int) -> None:
     found = alternate(_sides(env, source, peer), repeats)
-    ours = Values("fp8convert.to_bf16(), cold source", found["ours"])
-    bottom = Values(f"disk floor, {SETTING}", found["floor"])
-    for state in ("cold", "cached"):
+    bottom = Values(f"disk floor, {SETTING}, nothing cached", found["floor"])
+    for state in STATES:
         theirs = Values(f"{label}, {state} source", found[state])
+        ours = Values(f"fp8convert.to_bf16(), {state} source", found[f"ours {state}"])
         report.ratio(f"{label}, {state} source, against fp8convert", theirs, ours, BOUND)
-        report.ratio(f"{label}, {state} source, against the disk floor", theirs, bottom)
+    theirs = Values(f"{label}, cold source", found["cold"])
+    report.ratio(f"{label}, cold source, against the disk floor", theirs, bottom)
 
 
 def _sides(env: Env, source: Path, peer: Peer) -> dict[str, Callable[[], float]]:
     files = inputs.shards(source)
     sizes = [f.stat().st_size for f in (env.data / "scratch" / "ours").iterdir()]
     return {
-        "cold": lambda: _turn(peer, _evicted(source), env.fresh("theirs")),
-        "ours": lambda: _turn(_ours, _evicted(source), env.fresh("again")),
+        "cold": lambda: _turn(peer, inputs.evicted(source), env.fresh("theirs")),
+        "ours cold": lambda: _turn(_ours, inputs.evicted(source), env.fresh("again")),
         "floor": lambda: floor(files, env.fresh("again"), sizes, SETTING),
-        "cached": lambda: _turn(peer, _cached(source), env.fresh("theirs")),
+        "ours cached": lambda: _turn(_ours, inputs.cached(source), env.fresh("again")),
+        "cached": lambda: _turn(peer, inputs.cached(source), env.fresh("theirs")),
     }
-
-
-def _evicted(source: Path) -> Path:
-    """``source``, its shards not in the page cache."""
-    for file in inputs.shards(source):
-        with file.open("rb") as f:
-            os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    return source
-
-
-def _cached(source: Path) -> Path:
-    """``source``, its shards in the page cache."""
-    for file in inputs.shards(source):
-        with file.open("rb") as f:
-            while f.read(8 * MIB):
-                pass
-    return source
 
 
 def _turn(peer: Peer, source: Path, target: Path) -> float:
