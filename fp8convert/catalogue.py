@@ -45,6 +45,11 @@ class Catalogue:
     warnings: tuple[str, ...] = field(default=())
 
     @property
+    def fingerprint(self) -> dict[str, dict[str, int]]:
+        """Size and modification time of every shard when its header was read."""
+        return {s.name: {"size": s.size, "mtime_ns": s.mtime_ns} for s in self.shards}
+
+    @property
     def shard_names(self) -> list[str]:
         """File names by shard number."""
         return [s.name for s in self.shards]

@@ -13,7 +13,7 @@ from . import schemes
 from .catalogue import Catalogue, open_catalogue
 from .codecs.base import Rect
 from .dtypes import DTYPES
-from .errors import FormatError, SchemeError, UsageError, shown
+from .errors import SchemeError, UsageError, shown
 from .fileio import SourceFile
 from .schemes.base import Weight
 
@@ -117,6 +117,3 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises FormatError or SchemeError (both Fp8ConvertError) if it is not a sound checkpoint.
     """
     return Checkpoint(open_catalogue(path))
-
-
-__all__ = ["Checkpoint", "FormatError", "TensorSpec", "open_checkpoint"]

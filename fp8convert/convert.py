@@ -71,14 +71,15 @@ def execute(job: Job, settings: Settings | None = None) -> Manifest:
     """Run a prepared job to its end, or resume it; a finished target is left as it is."""
     staging = Staging(job.target, job.plan)
     with _resumable():
-        manifest = staging.finished()
+        source = job.catalogue.fingerprint
+        manifest = staging.finished(source)
         if manifest is not None:
             staging.tidy()
             return Manifest(job.target, manifest, already_done=True)
         if not staging.state.exists():
             _check_space(job, staging)
         with opened(staging):
-            manifest = staging.finished()  # another run may have ended while we asked
+            manifest = staging.finished(source)  # another run may have ended while we asked
             if manifest is None:
                 return _run(job, staging, settings or Settings())
             staging.clear()
@@ -116,7 +117,7 @@ def _resumable() -> Iterator[None]:
 
 
 def _run(job: Job, staging: Staging, settings: Settings) -> Manifest:
-    staging.begin({s.name: {"size": s.size, "mtime_ns": s.mtime_ns} for s in job.catalogue.shards})
+    staging.begin(job.catalogue.fingerprint)
     _check_space(job, staging)
     records = Engine(job.catalogue, staging, settings).run(job.plan.tasks)
     files = [{"name": r.file, "size": r.size, "sha256": r.sha256} for r in records]
@@ -127,7 +128,7 @@ def _run(job: Job, staging: Staging, settings: Settings) -> Manifest:
         files.append(staging.put_bytes(copy.name, data))
     for name, text in job.plan.texts.items():
         files.append(staging.put_bytes(name, text.encode()))
-    manifest = _manifest(job.plan, records, files)
+    manifest = _manifest(job, records, files)
     staging.commit(manifest)
     return Manifest(job.target, manifest)
 
@@ -141,7 +142,8 @@ def _check_space(job: Job, staging: Staging) -> None:
         )
 
 
-def _manifest(plan: Plan, records: list[Record], files: list[dict[str, Any]]) -> dict[str, Any]:
+def _manifest(job: Job, records: list[Record], files: list[dict[str, Any]]) -> dict[str, Any]:
+    plan = job.plan
     weights = [i.weight for t in plan.tasks for i in t.items]
     coded = [w for w in weights if w.codec.coded]
     overflowed = {name: n for r in records for name, n in r.overflowed.items()}
@@ -158,4 +160,5 @@ def _manifest(plan: Plan, records: list[Record], files: list[dict[str, Any]]) ->
         "not_copied": list(plan.not_copied),
         "files": files,
         "identity": plan.identity,
+        "source": job.catalogue.fingerprint,
     }

@@ -18,6 +18,7 @@ from .header import ALIGN as PAGE
 from .plan import Options, Task
 from .publish import Record, Staging
 from .settings import Progress, Settings
+from .sources import Sources
 from .taskrun import TaskRun
 from .tiles import READ_SLACK, Tile, tiles
 
@@ -26,7 +27,8 @@ class Engine:
     """Runs tasks into a staging folder. One use each."""
 
     def __init__(self, catalogue: Catalogue, staging: Staging, settings: Settings) -> None:
-        self.catalogue, self.staging, self.settings = catalogue, staging, settings
+        self.staging, self.settings = staging, settings
+        self.shards, self.sources = catalogue.shard_names, Sources(catalogue, settings.io)
         self.options: Options = staging.plan.options
         self.records: dict[str, Record] = {}
         self._total = self._written = self._read = 0
@@ -55,6 +57,7 @@ class Engine:
             self._idle.wait_for(lambda: self._active == 0)
         for run in self._running:
             run.abandon()
+        self.sources.close()
         if self._error:
             raise self._error
         return [self.records[t.file] for t in tasks]
@@ -77,7 +80,7 @@ class Engine:
 
     def _tiles(self, tasks: Sequence[Task]) -> Iterator[tuple[TaskRun, Tile]]:
         for task in tasks:
-            run = TaskRun(task, self.catalogue, self.staging, self.settings.io)
+            run = TaskRun(task, self.shards, self.sources, self.staging)
             with self._lock:
                 self._running.add(run)
             for tile in tiles(task, self.settings.tile):

@@ -7,7 +7,6 @@ escapes or be megabytes long.
 
 from __future__ import annotations
 
-EXIT_DONE = 0
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
 EXIT_RESUMABLE = 75

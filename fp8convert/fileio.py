@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import mmap
 import os
@@ -22,6 +23,7 @@ from .errors import FormatError, Fp8ConvertError, ResumableError, shown
 from .header import ALIGN as PAGE
 
 MODES = ("auto", "direct", "buffered")
+MOST = 1 << 30  # bytes a call: macOS and Linux refuse or cut 2 GiB and more
 O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -117,7 +119,8 @@ class SourceFile(_File):
             direct = self.direct and not cached
             at = got // PAGE * PAGE if direct else got  # direct I/O goes on from a whole page
             fd = self._cache_fd if cached else self.fd
-            n = self._transfer(lambda fd=fd, at=at: os.preadv(fd, [view[at:]], begin + at))  # type: ignore[misc]
+            window = view[at : at + MOST]
+            n = self._transfer(functools.partial(os.preadv, fd, [window], begin + at))
             if at + n <= got:
                 raise FormatError(
                     f"{shown(self.name)} ends at byte {begin + got:,} while being read, "
@@ -194,7 +197,7 @@ class TargetFile(_File):
         done = 0
         while done < len(view):
             at = done // PAGE * PAGE if self.direct else done
-            n = self._transfer(lambda at=at: os.pwritev(self.fd, [view[at:]], begin + at))  # type: ignore[misc]
+            n = self._transfer(functools.partial(os.pwritev, self.fd, [view[at:]], begin + at))
             if at + n <= done:
                 raise OSError(errno.EIO, "write made no progress", self.name)
             done = at + n
@@ -262,10 +265,11 @@ def _preallocate(fd: int, size: int) -> None:
 def sync(fd: int) -> None:
     """fsync that reaches the medium (on macOS plain fsync does not)."""
     full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is None:
-        os.fsync(fd)
-    else:
-        fcntl.fcntl(fd, full)
+    if full is not None:
+        with contextlib.suppress(OSError):  # network filesystems do not know it
+            fcntl.fcntl(fd, full)
+            return
+    os.fsync(fd)
 
 
 def hash_file(path: Path, stopped: Callable[[], bool] = lambda: False) -> str:

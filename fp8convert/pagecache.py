@@ -12,8 +12,6 @@ import os
 import sys
 from collections.abc import Callable
 
-from .header import ALIGN as PAGE
-
 _CACHESTAT = 451  # Linux 6.5 and newer; the same number on x86-64, aarch64 and riscv
 
 
@@ -41,13 +39,14 @@ def holds(fd: int, begin: int, end: int) -> bool:
     call = _syscall()
     if call is None or end <= begin:
         return False
-    first, pages = begin // PAGE * PAGE, -(-end // PAGE) - begin // PAGE
-    asked, found = _Range(first, pages * PAGE), _Stat()
+    page = os.sysconf("SC_PAGE_SIZE")
+    pages = -(-end // page) - begin // page
+    asked, found = _Range(begin // page * page, pages * page), _Stat()
     failed = call(
         ctypes.c_long(_CACHESTAT), ctypes.c_uint(fd),
         ctypes.byref(asked), ctypes.byref(found), ctypes.c_uint(0),
     )  # fmt: skip
-    return not failed and found.cached >= pages * PAGE // os.sysconf("SC_PAGE_SIZE")
+    return not failed and found.cached >= pages
 
 
 def reopened(fd: int) -> int:

@@ -36,8 +36,9 @@ class Options:
             raise UsageError(f"dtype {shown(self.dtype)}, expected one of {', '.join(TARGETS)}")
         if self.checksum not in CHECKSUMS:
             raise UsageError(f"checksum {shown(self.checksum)}, expected sha256 or none")
-        if self.max_shard_size is not None and self.max_shard_size < 1:
-            raise UsageError(f"max_shard_size {self.max_shard_size}, expected a positive size")
+        size = self.max_shard_size
+        if size is not None and (type(size) is not int or size < 1):
+            raise UsageError(f"max_shard_size {shown(size)}, expected a positive number of bytes")
 
 
 class Item(NamedTuple):

@@ -9,12 +9,13 @@ from . import header
 from .catalogue import Catalogue
 from .companions import companions
 from .dtypes import DTYPES
-from .errors import SchemeError
+from .errors import SchemeError, shown
 from .layouts import hf
 from .plan import TARGETS, Item, Options, Plan, Task
 from .schemes.base import Reading, Scheme, Weight, plain_config
 
 MAX_PROBLEMS_SHOWN = 8
+MAX_FILE_NAME = 200  # temporaries and journal records add to it, and 255 is the limit
 METADATA = {"format": "pt"}  # older transformers crash without it
 
 
@@ -40,7 +41,7 @@ def plan_to_bf16(catalogue: Catalogue, scheme: Scheme, options: Options) -> Plan
         tasks=tasks,
         texts=texts,
         copies=tuple(copies),
-        not_copied=tuple(not_copied),
+        not_copied=tuple(_printable(n) for n in not_copied),
         warnings=catalogue.warnings,
     )
 
@@ -101,6 +102,8 @@ def _task(file: str, weights: list[Weight], target: str) -> Task:
     rows = [(w, w.out_dtype(target)) for w in weights]
     rows.sort(key=lambda row: -DTYPES[row[1]].bits)  # stable: stored order within a width
     head = header.build(((w.name, dtype, w.shape) for w, dtype in rows), METADATA)
+    if len(file.encode("utf-8")) > MAX_FILE_NAME:
+        raise SchemeError(f"shard name {shown(file)}: expected at most {MAX_FILE_NAME} bytes")
     if len(head) > header.MAX_HEADER_BYTES:  # more than any reader, we included, takes
         raise SchemeError(
             f"{file}: {len(weights):,} tensors in one file need a header of {len(head):,} bytes, "
@@ -112,3 +115,8 @@ def _task(file: str, weights: list[Weight], target: str) -> Task:
         items.append(Item(w, dtype, offset, nbytes))
         offset += nbytes
     return Task(file, head, tuple(items))
+
+
+def _printable(name: str) -> str:
+    """A file name as text that JSON can hold; names on disk need not be UTF-8."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -62,8 +62,11 @@ class Staging:
         self.out = self.state / "out"
         self.journal = self.state / "journal"
 
-    def finished(self) -> dict[str, Any] | None:
-        """The manifest if the target is already there, made by this plan; refuses any other."""
+    def finished(self, source: dict[str, Any]) -> dict[str, Any] | None:
+        """The manifest if the target is already there; refuses any but of this plan and source.
+
+        ``source`` has size and time of every shard: equal headers do not make equal weights.
+        """
         if not os.path.lexists(self.target):
             return None
         if not self.target.is_dir():
@@ -71,11 +74,12 @@ class Staging:
         if not any(self.target.iterdir()):
             return None
         manifest = _read_json(self.target / MANIFEST)
-        if isinstance(manifest, dict) and manifest.get("plan") == self.plan.id:
-            _check_sizes(self.target, manifest)
-            return manifest
         before = _dict(manifest, "identity")
         notes = differences(before, self.plan.identity) if before else []
+        notes += differences(_dict(manifest, "source"), source) if before else []
+        if before and not notes:
+            _check_files(self.target, manifest, others=True)
+            return manifest  # type: ignore[no-any-return]
         note = ": it was made by another plan\n" + "\n".join(notes) if notes else ""
         raise TargetError(f"{shown(self.target)} exists and is not empty{note}")
 
@@ -139,10 +143,7 @@ class Staging:
     def commit(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, last, and make the whole target appear under its name."""
         self._put(self.out / MANIFEST, manifest)
-        expected = {f["name"] for f in manifest["files"]} | {MANIFEST}
-        strangers = set(os.listdir(self.out)) - expected
-        if strangers:
-            raise TargetError(f"{shown(self.out)} holds files of no plan: {sorted(strangers)}")
+        _check_files(self.out, manifest, others=False)
         try:
             os.rename(self.out, self.target)  # replaces an empty folder, fails on any other
         except OSError as e:
@@ -171,7 +172,7 @@ class Staging:
         return self.journal / f"{file}.json"
 
     def _put(self, path: Path, value: Any) -> None:
-        self._write(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+        self._write(path, (json.dumps(value, indent=1) + "\n").encode())
 
     def _write(self, path: Path, data: bytes) -> None:
         temporary = self.temporary(path.parent, path.name)
@@ -251,7 +252,7 @@ def differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> 
         if isinstance(a, dict) and isinstance(b, dict):
             lines += differences(a, b, f"{path}{key}.")
         elif json.dumps(a) != json.dumps(b):
-            lines.append(f"  {path}{key}: {shown(a)} then, {shown(b)} now")
+            lines.append(f"  {path}{shown(key)[1:-1]}: {shown(a)} then, {shown(b)} now")
     return lines[:MAX_DIFFERENCES]
 
 
@@ -269,12 +270,18 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-def _check_sizes(target: Path, manifest: dict[str, Any]) -> None:
-    for entry in manifest["files"]:
-        path = target / entry["name"]
-        size = path.stat().st_size if path.is_file() else None
-        if size != entry["size"]:
-            raise TargetError(
-                f"{shown(target)} was finished, but {shown(entry['name'])} has {size} bytes, "
-                f"its manifest says {entry['size']}"
-            )
+def _check_files(folder: Path, manifest: dict[str, Any], others: bool) -> None:
+    """Refuse a folder without the manifest's files, each of its size; ``others`` may be there."""
+    try:
+        expected = {f["name"]: f["size"] for f in manifest["files"]}
+    except (KeyError, TypeError):
+        raise TargetError(f"{shown(folder)} has a {MANIFEST} without its list of files") from None
+    actual = {p.name: p.stat().st_size for p in folder.iterdir() if p.name != MANIFEST}
+    if others:
+        actual = {name: size for name, size in actual.items() if name in expected}
+    notes = differences(expected, actual)
+    if notes:
+        raise TargetError(
+            f"{shown(folder)} does not hold what its manifest says, in bytes by file:\n"
+            + "\n".join(notes)
+        )

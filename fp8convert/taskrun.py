@@ -6,15 +6,15 @@ import contextlib
 import threading
 from dataclasses import dataclass
 
-from .catalogue import Catalogue
 from .codecs.base import Findings
 from .dtypes import DTYPES
 from .errors import DataError, shown
-from .fileio import SourceFile, TargetFile
+from .fileio import TargetFile
 from .header import ALIGN as PAGE
 from .plan import Task
 from .publish import Record, Staging
 from .schemes.base import Weight
+from .sources import Sources
 from .tiles import Source, Tile
 
 _NUMPY = {d.tag: d.numpy or "uint8" for d in DTYPES.values()}
@@ -41,23 +41,15 @@ class _Extent:
 class TaskRun:
     """One task being written: its target file, the shards it reads, what decoding met."""
 
-    def __init__(self, task: Task, catalogue: Catalogue, staging: Staging, io: str) -> None:
-        self.task, self.catalogue, self.staging, self.io = task, catalogue, staging, io
+    def __init__(self, task: Task, shards: list[str], sources: Sources, staging: Staging) -> None:
+        self.task, self.shards, self.sources, self.staging = task, shards, sources, staging
         self.temporary = staging.temporary(staging.out, task.file)
         checksum = staging.plan.options.checksum == "sha256"
-        self.target = TargetFile(self.temporary, task.size, io, checksum)
-        self.sources: dict[int, SourceFile] = {}
+        self.target = TargetFile(self.temporary, task.size, sources.io, checksum)
+        self.read: set[int] = set()  # shards
         self.overflowed: dict[str, int] = {}
         self.left = task.size
         self.lock = threading.Lock()
-
-    def source(self, shard: int) -> SourceFile:
-        with self.lock:
-            if shard not in self.sources:
-                s = self.catalogue.shards[shard]
-                fd = self.catalogue.folder.open(s.name, "shard")
-                self.sources[shard] = SourceFile(fd, s.name, self.io, s.size, s.mtime_ns)
-            return self.sources[shard]
 
     def decode(self, tile: Tile, read: memoryview, write: memoryview) -> int:
         """Fill ``write`` with the tile's bytes, at the offset they have in their page."""
@@ -90,12 +82,14 @@ class TaskRun:
             extent.end = max(extent.end, s.end)
             places[s] = extent.place + s.begin - extent.begin
         for e in extents:
-            self.source(e.shard).read(read[e.place : e.place + e.pages], e.begin, e.end)
+            with self.sources.borrowed(e.shard) as source:
+                source.read(read[e.place : e.place + e.pages], e.begin, e.end)
+        with self.lock:
+            self.read |= {e.shard for e in extents}
         return places, sum(e.end - e.begin for e in extents)
 
     def _judge(self, weight: Weight, found: Findings, dtype: str) -> None:
-        shard = self.catalogue.shards[weight.parts[0].shard].name
-        where = f"{shown(shard)}: weight {shown(weight.name)}"
+        where = f"{shown(self.shards[weight.parts[0].shard])}: weight {shown(weight.name)}"
         if found.damage:
             raise DataError(f"{where}: {found.damage}")
         if not found.overflowed:
@@ -116,9 +110,7 @@ class TaskRun:
 
     def finish(self) -> Record:
         digest = self.target.finish()
-        for source in self.sources.values():
-            source.check_unchanged()
-            source.close()
+        self.sources.check(self.read)
         self.staging.install(self.temporary, self.staging.out / self.task.file)
         overflowed = dict(sorted(self.overflowed.items()))
         record = Record(self.task.file, self.task.size, digest, overflowed)
@@ -126,7 +118,6 @@ class TaskRun:
         return record
 
     def abandon(self) -> None:
-        for file in (self.target, *self.sources.values()):
-            with contextlib.suppress(OSError):
-                file.close()
+        with contextlib.suppress(OSError):
+            self.target.close()
         self.temporary.unlink(missing_ok=True)

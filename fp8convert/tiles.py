@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .codecs.base import Grid, Rect
+from .errors import Fp8ConvertError, shown
 from .header import ALIGN as PAGE
 from .plan import Item, Task
 
@@ -96,6 +97,8 @@ def _next_piece(item: Item, grid: Grid, at: int, limit: int, tile: Tile) -> Piec
     room = (limit - tile.nbytes) // width
     while rect := _next_rect(grid, at, room, alone):
         piece = _piece(item, rect, grid.columns, width)
+        if not piece.nbytes:  # no tile can hold one element's sources: the codec asks too much
+            raise Fp8ConvertError(f"weight {shown(item.weight.name)}: too much to read at once")
         if tile.read_bytes + _cost(piece) <= limit + READ_SLACK:
             return piece
         if not alone:
@@ -123,7 +126,8 @@ def _next_rect(grid: Grid, at: int, room: int, alone: bool) -> Rect | None:
             return Rect(r, r + fit, 0, columns)
     elif not alone:
         return None
-    fit = min(room, columns - c)
+    # Never across a block edge from within a block: a codec sees a rectangle's first column as one.
+    fit = min(room, columns - c, column_step - c % column_step if c % column_step else columns)
     legal = fit if c + fit == columns else (c + fit) // column_step * column_step - c
     return Rect(r, r + 1, c, c + (legal if legal > 0 else fit))
 

@@ -54,7 +54,7 @@ def test_the_published_scripts_flags_do_the_same(tiny_fp8: Path, tmp_path: Path)
         (["src", "dst", "--memory", "lots"], "'lots' is not a size such as 5GB"),
         (["src", "dst", "--memory", "10MiB"], "too little for"),
         (["src", "dst", "--max-shard-size", "-5GB"], "is not a size"),
-        (["src", "dst", "--max-shard-size", "0"], "expected a positive size"),
+        (["src", "dst", "--max-shard-size", "0"], "expected a positive number"),
         (["src", "dst", "--no-such-option"], "No such option"),
     ],
 )

@@ -43,6 +43,7 @@ def fp8_case(block: int) -> Case:
 CASES = {
     "fp8-block-128": fp8_case(128),
     "fp8-block-32": fp8_case(32),
+    "fp8-block-wider-than-a-tile": fp8_case(7000),
     "raw": Case(
         Raw(),
         lambda o, i: [torch.randn((o, i), generator=torch.Generator().manual_seed(o)).bfloat16()],
@@ -50,6 +51,7 @@ CASES = {
     ),
 }
 SHAPES = [(1, 1), (1, 300), (300, 1), (128, 128), (192, 257), (129, 127), (576, 130)]
+WIDE = (1, 14_100)  # a short last block, reached from within the one before
 TAGS = {torch.bfloat16: "BF16", torch.float32: "F32", torch.float8_e4m3fn: "F8_E4M3"}
 
 
@@ -117,7 +119,7 @@ def test_cuts_at_every_legal_point_give_the_same_bytes(
 
 
 @ALL
-@pytest.mark.parametrize("shape", [(1, 300), (192, 257), (576, 130)])
+@pytest.mark.parametrize("shape", [(1, 300), (192, 257), (576, 130), WIDE])
 @pytest.mark.parametrize("limit", [4096, 8192, 20_480, 1 << 20])
 def test_tiles_of_any_size_give_the_same_bytes(
     case: Case, shape: tuple[int, int], limit: int

@@ -69,7 +69,7 @@ ROOMS = [
     ["catalogue", "schemes"],
     ["layouts", "plan"],
     ["companions", "tiles", "pagecache", "fileio"],
-    ["planner", "settings", "publish"],
+    ["planner", "settings", "publish", "sources"],
     ["taskrun", "checkpoint", "inspection", "samples"],
     ["engine"],
     ["convert"],

@@ -88,7 +88,7 @@ def test_a_plan_is_json_and_says_where_bytes_come_from(tiny_fp8: Path) -> None:
     [
         ({"dtype": "fp8"}, "dtype 'fp8', expected one of bfloat16"),
         ({"checksum": "md5"}, "checksum 'md5'"),
-        ({"max_shard_size": 0}, "max_shard_size 0"),
+        ({"max_shard_size": 0}, "max_shard_size .0."),
     ],
 )
 def test_options_without_meaning_are_usage_errors(options: dict[str, Any], message: str) -> None:
@@ -128,7 +128,7 @@ def test_a_single_task_writes_its_file_and_no_other(tiny_fp8: Path, tmp_path: Pa
     job = prepare(tiny_fp8, tmp_path / "dst")
     staging = Staging(job.target, job.plan)
     with opened(staging):
-        staging.begin({})
+        staging.begin(job.catalogue.fingerprint)
         (record,) = Engine(job.catalogue, staging, Settings()).run(job.plan.tasks[3:4])
     assert record.file == "model-00004-of-000005.safetensors"
     assert [p.name for p in staging.out.iterdir()] == [record.file]

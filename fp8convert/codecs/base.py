@@ -60,15 +60,8 @@ class Span(NamedTuple):
 class Findings:
     """What decoding met. ``damage`` (if set) says why no correct checkpoint has these bytes."""
 
-    elements: int = 0
     overflowed: int = 0  # finite code and scale, product beyond the target dtype
     damage: str | None = None
-
-    def add(self, other: Findings) -> None:
-        """Count ``other`` in."""
-        self.elements += other.elements
-        self.overflowed += other.overflowed
-        self.damage = self.damage or other.damage
 
 
 class Codec(ABC):

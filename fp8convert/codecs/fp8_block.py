@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .base import Array, Bytes
 
 E4M3_MAX = 448.0
+SCRATCH = 1 << 18  # elements
 LARGEST = {"BF16": 3.3895313892515355e38, "F16": 65504.0, "F32": 3.4028234663852886e38}
 
 
@@ -78,16 +79,34 @@ class Fp8Block(Codec):
         codes = data[0].reshape(shape)
         block_rows = -(-rect.r1 // self.block[0]) - rect.r0 // self.block[0]
         scales = np.frombuffer(data[1].tobytes(), "<f4").reshape(block_rows, -1)
-        found = Findings(codes.size, damage=self._damage(codes, scales, rect))
-        kernel, phase = kernels.load(), rect.r0 % self.block[0]
-        product = np.empty(shape, np.float32) if target == "F16" else out.reshape(shape)
-        kernel.e4m3_blocks(codes, scales, phase, self.block, product)
+        found = Findings(damage=self._damage(codes, scales, rect))
+        phase = rect.r0 % self.block[0]
         if target == "F16":
-            with np.errstate(over="ignore", under="ignore"):
-                out.reshape(shape)[:] = product
+            self._decode_f16(codes, scales, phase, out.reshape(shape))
+        else:
+            kernels.load().e4m3_blocks(codes, scales, phase, self.block, out.reshape(shape))
         if float(np.abs(scales).max(initial=0.0)) * E4M3_MAX > LARGEST[target]:
             found.overflowed = _count_infinite(out, target)
         return found
+
+    def _decode_f16(self, codes: Array, scales: Array, phase: int, out: Array) -> None:
+        """Through float32, a bounded number of elements at a time."""
+        import numpy as np
+
+        from .. import kernels
+
+        (br, bc), (rows, columns) = self.block, codes.shape
+        wide = min(columns, max(SCRATCH // bc, 1) * bc)
+        high = max(SCRATCH // wide, 1) if wide == columns else 1
+        for r in range(0, rows, high):
+            top, end = phase + r, phase + min(r + high, rows)
+            for c in range(0, columns, wide):
+                part = codes[r : r + high, c : c + wide]
+                grid = scales[top // br : -(-end // br), c // bc : -(-(c + wide) // bc)]
+                product = np.empty(part.shape, np.float32)
+                kernels.load().e4m3_blocks(part, grid, top % br, self.block, product)
+                with np.errstate(over="ignore", under="ignore"):
+                    out[r : r + high, c : c + wide] = product
 
     def _damage(self, codes: Array, scales: Array, rect: Rect) -> str | None:
         import numpy as np

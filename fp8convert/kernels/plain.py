@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-ROWS = 64  # rows per step: the float32 temporaries stay small
+ROWS, COLUMNS = 64, 4096  # per step: the float32 temporaries stay small
 
 
 def e4m3_value(code: int) -> float:
@@ -45,13 +45,15 @@ def e4m3_blocks(
     rounded once. ``phase`` is how far into its block the first row lies.
     """
     br, bc = block
-    columns = np.arange(codes.shape[1]) // bc
     for r0 in range(0, codes.shape[0], ROWS):
-        part = codes[r0 : r0 + ROWS]
-        rows = (phase + r0 + np.arange(part.shape[0])) // br
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            product = E4M3[part] * scales[np.ix_(rows, columns)]
-        out[r0 : r0 + ROWS] = round_bf16(product) if out.dtype == np.uint16 else product
+        for c0 in range(0, codes.shape[1], COLUMNS):
+            at = (slice(r0, r0 + ROWS), slice(c0, c0 + COLUMNS))
+            part = codes[at]
+            rows = (phase + r0 + np.arange(part.shape[0])) // br
+            columns = (c0 + np.arange(part.shape[1])) // bc
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                product = E4M3[part] * scales[np.ix_(rows, columns)]
+            out[at] = round_bf16(product) if out.dtype == np.uint16 else product
 
 
 def has_nan_code(codes: Array) -> bool:
