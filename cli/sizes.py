@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,13 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
          "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}  # fmt: skip
 
 
-class Size(click.ParamType[int]):
+if TYPE_CHECKING:  # generic since click 8.3 only
+    _IntType = click.ParamType[int]
+else:
+    _IntType = click.ParamType
+
+
+class Size(_IntType):
     """Bytes: ``5GB``, ``512MiB``, ``1000000``."""
 
     name = "SIZE"

@@ -91,8 +91,18 @@ def _convert(
             _print_plan(job, settings, as_json)
             return
         begun = time.monotonic()
-        manifest = execute(job, settings)
+        try:
+            manifest = execute(job, settings)
+        except BaseException:
+            _say_what_is_left(job)
+            raise
     _print_summary(job, manifest, time.monotonic() - begun, quiet, as_json)
+
+
+def _say_what_is_left(job: Job) -> None:
+    state = job.target.with_name(f".{job.target.name}.fp8convert")
+    if state.exists():
+        click.echo(f"Unfinished work is in {state}; remove it to give up.", err=True)
 
 
 def _print_plan(job: Job, settings: Settings, as_json: bool) -> None:

@@ -8,6 +8,7 @@ from .plan import Copy
 
 # What a loader or a reader of the licence needs, by name; weights, quantization sidecars, model
 # cards and images stay behind and are listed in the manifest.
+NEVER = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".index.json")
 MAX_COMPANION = 100_000_000  # they are copied whole; the largest tokenizers have 40 MB
 COPIED_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 COPIED_STEMS = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY", "THIRD_PARTY")
@@ -32,7 +33,7 @@ def companions(catalogue: Catalogue, copy_code: bool) -> tuple[list[Copy], list[
 
 
 def _is_companion(name: str, copy_code: bool) -> bool:
-    if name in STALE or name.endswith(".index.json"):
+    if name in STALE or name.lower().endswith(NEVER):
         return False
     if name.endswith(".py"):
         return copy_code

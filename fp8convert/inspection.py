@@ -12,6 +12,7 @@ from .catalogue import Catalogue, open_catalogue
 from .errors import SchemeError
 from .header import numel
 from .schemes.base import Config, Weight, quantization_config
+from .strictjson import brief
 
 # A part of a name -> group; the deepest part that is found here decides.
 GROUPS = {
@@ -88,8 +89,8 @@ def _report(
         )
     return Report(
         path=str(catalogue.folder.root),
-        family=str(config.get("model_type", "unknown")),
-        architecture=", ".join(map(str, catalogue.config.get("architectures") or ["unknown"])),
+        family=_word(config.get("model_type")),
+        architecture=_architecture(catalogue.config.get("architectures")),
         scheme=scheme,
         parameters=parameters,
         tensors=len(catalogue.tensors),
@@ -105,6 +106,15 @@ def _report(
         problems=problems,
         warnings=warnings,
     )
+
+
+def _architecture(found: Any) -> str:
+    return ", ".join(map(_word, found[:4])) if isinstance(found, list) and found else _word(found)
+
+
+def _word(found: Any) -> str:
+    """An untrusted word without quotes: escaped, cut to length."""
+    return "unknown" if found is None else brief(found)[1:-1]
 
 
 def _text(config: Config) -> Config:

@@ -63,6 +63,16 @@ def test_mtp_layers_that_the_config_does_not_have_are_a_warning(tmp_path: Path) 
     assert report.warnings == ["config.json: num_nextn_predict_layers is 2, found 1 MTP layers"]
 
 
+@pytest.mark.parametrize("found", [5, "x", [], [1], {"a": 1}, ["\x1b[31m" * 99]])
+def test_hostile_words_in_a_config_neither_break_it_nor_reach_a_terminal(
+    tmp_path: Path, found: object
+) -> None:
+    config = {**FP8_CONFIG, "architectures": found, "model_type": found}
+    report = inspect(write(tmp_path / "src", [pair("w.weight", 8, 8)], config))
+    assert report.architecture.isprintable()
+    assert report.family.isprintable()
+
+
 @pytest.mark.parametrize("layers", ["61", None, 1.5])
 def test_odd_configs_do_not_break_it(tmp_path: Path, layers: object) -> None:
     config = {**FP8_CONFIG, "num_hidden_layers": layers, "architectures": None}

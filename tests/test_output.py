@@ -33,6 +33,7 @@ BESIDE = [
     "vocab.txt",
     ".gitattributes",
     "pytorch_model.bin",
+    "LICENSE.bin",
     "manifest.json",
     "consolidated.safetensors.index.json",
 ]
@@ -236,6 +237,27 @@ def test_shard_names_that_a_loader_would_misread_are_replaced(tmp_path: Path) ->
     shards = sorted(p.name for p in (tmp_path / "dst").glob("*.safetensors"))
     assert shards == [f"model-0000{i}-of-000002.safetensors" for i in (1, 2)]
     assert differing(load(tmp_path / "dst"), dequantize_all(load(source))) == []
+
+
+@pytest.mark.parametrize("name", ["consolidated.safetensors", "consolidated-1.safetensors"])
+def test_a_lone_consolidated_file_is_renamed(tmp_path: Path, name: str) -> None:
+    """vLLM would take it for Mistral's own format."""
+    source = write(tmp_path / "src", [pair("w.weight", 8, 8)])
+    (source / "model-00001-of-000001.safetensors").rename(source / name)
+    index = read_json(source / INDEX)
+    index["weight_map"] = dict.fromkeys(index["weight_map"], name)
+    (source / INDEX).write_text(json.dumps(index))
+    fp8convert.to_bf16(source, tmp_path / "dst")
+    names = {p.name for p in (tmp_path / "dst").iterdir()}
+    assert names == {"model.safetensors", "config.json", "manifest.json"}
+
+
+def test_a_name_on_disk_that_is_not_utf8_does_not_stop_it(tmp_path: Path) -> None:
+    source = write(tmp_path / "src", [pair("w.weight", 8, 8)])
+    (source / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    done = fp8convert.to_bf16(source, tmp_path / "dst")
+    assert done.data["not_copied"] == ["caf\\udce9.png"]
+    assert fp8convert.to_bf16(source, tmp_path / "dst").already_done
 
 
 def test_odd_tensors_pass_untouched(tmp_path: Path) -> None:

@@ -73,6 +73,19 @@ REFUSED: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], list[str]]] = 
     "block of zero": (GOOD, config(weight_block_size=[0, 128]), ["weight_block_size", "[0, 128]"]),
     "no block size": (GOOD, config(weight_block_size=None), ["weight_block_size is 'None'"]),
     "another element format": (GOOD, config(fmt="e5m2"), ["fmt is 'e5m2', expected e4m3"]),
+    "experts in FP4, said by the config": (
+        GOOD, FP8_CONFIG | {"expert_dtype": "fp4"}, ["expert_dtype is 'fp4', expected fp8"],
+    ),
+    "experts in FP4, said inside": (
+        GOOD, config(expert_dtype="fp4"), ["expert_dtype is 'fp4', expected fp8"],
+    ),
+    "mixed precision": (
+        GOOD, config(quant_algo="MIXED_PRECISION"), ["quant_algo is 'MIXED_PRECISION'"],
+    ),
+    "packed codes beside FP8": (
+        GOOD | {"e.weight": torch.ones((8, 8), dtype=torch.int8)}, FP8_CONFIG,
+        ["'e.weight' is I8 [8, 8]: packed codes?"],
+    ),
     "e5m2 codes": (E5M2, FP8_CONFIG, [W, "codes are F8_E5M2"]),
     "FP8 without a declared scheme": (
         GOOD, PLAIN_CONFIG, [W, "F8_E4M3", "no quantization_config"],
@@ -81,7 +94,7 @@ REFUSED: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], list[str]]] = 
         BF16, FP8_CONFIG, ["declares quant_method fp8, but no tensor is FP8"],
     ),
     "unknown quant_method": (
-        GOOD, config(quant_method="fp9"), ["quant_method is 'fp9'", "known: fp8"],
+        GOOD, config(quant_method="fp9"), ["quant_method is 'fp9'", "known: fp8 (with"],
     ),
     "already BF16": (BF16, PLAIN_CONFIG, ["nothing to convert", "BF16 already"]),
     "three axes": (

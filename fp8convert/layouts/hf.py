@@ -8,9 +8,6 @@ from typing import Any
 
 from ..catalogue import INDEX, SINGLE
 
-# A loader that sees one of these takes it for the whole checkpoint, whatever the index says.
-TAKEN_FIRST = ("model.safetensors", "consolidated")
-
 
 def numbered(count: int) -> list[str]:
     """The usual names of ``count`` shards; a single one is ``model.safetensors``."""
@@ -21,7 +18,8 @@ def numbered(count: int) -> list[str]:
 
 def kept(names: Sequence[str]) -> list[str]:
     """The source's own names, unless a loader would misread one of them among several."""
-    if len(names) > 1 and any(n.startswith(TAKEN_FIRST) for n in names):
+    # transformers takes model.safetensors over an index; vLLM takes consolidated* for Mistral's.
+    if any(n.startswith("consolidated") for n in names) or (len(names) > 1 and SINGLE in names):
         return numbered(len(names))
     return list(names)
 

@@ -24,12 +24,15 @@ def known() -> tuple[type[Scheme], ...]:
 
 def detect(config: Config, tensors: Mapping[str, Stored]) -> Scheme:
     """The scheme that ``config`` declares and ``tensors`` follow; SchemeError if none is known."""
-    for scheme in known():
-        found = scheme.recognise(config, tensors)
-        if found is not None:
-            return found
-    declared = (quantization_config(config) or {}).get("quant_method")
-    raise SchemeError(
-        f"config.json: quantization_config.quant_method is {brief(declared)}; known: fp8 "
-        "(with weight_block_size), or no quantization_config at all"
-    )
+    answers = [scheme.recognise(config, tensors) for scheme in known()]
+    for answer in answers:
+        if isinstance(answer, Scheme):
+            return answer
+    reasons = [a for a in answers if isinstance(a, str)]
+    if not reasons:
+        declared = (quantization_config(config) or {}).get("quant_method")
+        reasons = [
+            f"config.json: quantization_config.quant_method is {brief(declared)}; known: "
+            + "; ".join(scheme.declared_as for scheme in known())
+        ]
+    raise SchemeError("\n".join(reasons))

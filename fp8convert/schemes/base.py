@@ -39,14 +39,21 @@ class Reading:
 
 
 class Scheme(ABC):
-    """One way of declaring codecs. Recognised by config and dtypes, never by a name alone."""
+    """One way of declaring codecs. Recognised by config and dtypes, never by a name alone.
+
+    Subclasses are frozen dataclasses without slots (slots make a second, registered class).
+    """
 
     name: ClassVar[str]
+    declared_as: ClassVar[str]  # what a config says, for the message that lists the known ones
 
     @classmethod
     @abstractmethod
-    def recognise(cls, config: Config, tensors: Mapping[str, Stored]) -> Scheme | None:
-        """An instance if this scheme is what the config declares, else None."""
+    def recognise(cls, config: Config, tensors: Mapping[str, Stored]) -> Scheme | str | None:
+        """An instance if this is what the config declares; None if it is something else.
+
+        A string says why it nearly is but is not read: shown if no other scheme takes it.
+        """
 
     @abstractmethod
     def read(self, tensors: Mapping[str, Stored], shards: Sequence[str]) -> Reading:

@@ -14,12 +14,14 @@ from ..codecs.base import Stored
 from ..codecs.fp8_block import Fp8Block
 from ..codecs.raw import Raw
 from ..dtypes import CODED_FLOATS
-from ..errors import SchemeError, shown
+from ..errors import shown
 from ..strictjson import brief
 from .base import Config, Reading, Scheme, Weight, quantization_config
 
 SCALE_SUFFIX = "_scale_inv"
-FORMATS = (None, "e4m3", "float8_e4m3fn")
+FORMATS = (None, "float8_e4m3fn", "e4m3")
+EXPERT_DTYPES = (None, "fp8")
+PACKED = ("I8", "U8", "I16", "U16", "I32", "U32")  # what other schemes keep narrow codes in
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,10 @@ class Fp8BlockScheme(Scheme):
 
     block: tuple[int, int]
     name = "fp8-block"
+    declared_as = "fp8 (with weight_block_size)"
 
     @classmethod
-    def recognise(cls, config: Config, tensors: Mapping[str, Stored]) -> Scheme | None:
+    def recognise(cls, config: Config, tensors: Mapping[str, Stored]) -> Scheme | str | None:
         """``quant_method: fp8``; anything else in the declaration must be what is read here."""
         declared = quantization_config(config)
         if declared is None or declared.get("quant_method") != "fp8":
@@ -39,15 +42,20 @@ class Fp8BlockScheme(Scheme):
         if not (
             type(block) is list and len(block) == 2 and all(type(b) is int and b > 0 for b in block)
         ):
-            raise SchemeError(
+            return (
                 f"config.json: quantization_config.weight_block_size is {brief(block)}, "
                 "expected two positive integers such as [128, 128]"
             )
-        if declared.get("fmt") not in FORMATS:
-            raise SchemeError(
-                f"config.json: quantization_config.fmt is {brief(declared.get('fmt'))}, "
-                "expected e4m3"
-            )
+        for place, field, accepted in (
+            (declared, "fmt", FORMATS),
+            (declared, "quant_algo", (None,)),
+            (declared, "expert_dtype", EXPERT_DTYPES),
+            (config, "expert_dtype", EXPERT_DTYPES),
+            (config.get("text_config") or {}, "expert_dtype", EXPERT_DTYPES),
+        ):
+            found = place.get(field) if isinstance(place, dict) else None
+            if found not in accepted:
+                return f"config.json: {field} is {brief(found)}, expected {accepted[-1] or 'none'}"
         return cls((block[0], block[1]))
 
     def read(self, tensors: Mapping[str, Stored], shards: Sequence[str]) -> Reading:
@@ -71,6 +79,11 @@ class Fp8BlockScheme(Scheme):
                 problems.append(
                     f"{shards[t.shard]}: weight {shown(t.name)} is {t.dtype} but has no scale: "
                     f"expected a tensor {shown(t.name + SCALE_SUFFIX)} in any shard"
+                )
+            elif t.dtype in PACKED and len(t.shape) > 1 and t.name.endswith("weight"):
+                problems.append(
+                    f"{shards[t.shard]}: weight {shown(t.name)} is {t.dtype} {list(t.shape)}: "
+                    "packed codes? expected F8_E4M3, or a floating-point weight"
                 )
             else:
                 weights.append(Weight(t.name, raw, (t,)))

@@ -18,9 +18,10 @@ class PlainScheme(Scheme):
     """Every stored tensor is a weight of its own."""
 
     name = "none"
+    declared_as = "no quantization_config at all"
 
     @classmethod
-    def recognise(cls, config: Config, tensors: Mapping[str, Stored]) -> Scheme | None:
+    def recognise(cls, config: Config, tensors: Mapping[str, Stored]) -> Scheme | str | None:
         """Nothing declared."""
         return cls() if quantization_config(config) is None else None
 
