@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fp8convert.errors import shown
+
 from .sizes import human
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def inspect_command(ctx: click.Context, src: str, as_json: bool) -> None:
 def _print(report: Report) -> None:
     scheme = " ".join(str(v) for v in report.scheme.values())
     rows = [
-        ("checkpoint", report.path),
+        ("checkpoint", report.path if report.path.isprintable() else shown(report.path)),
         ("family", f"{report.family} ({report.architecture})"),
         ("scheme", scheme),
         ("parameters", f"{report.parameters:,}"),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fp8convert.errors import Fp8ConvertError, ResumableError, TargetError
+
 from .progress import Meter
 from .sizes import KeepOrSize, Size, human
 
@@ -93,16 +95,20 @@ def _convert(
         begun = time.monotonic()
         try:
             manifest = execute(job, settings)
-        except BaseException:
-            _say_what_is_left(job)
-            raise
+        except TargetError:
+            raise  # the state there may be another run's, still at work
+        except (Fp8ConvertError, KeyboardInterrupt) as e:
+            raise _with_what_is_left(e, job) from e
     _print_summary(job, manifest, time.monotonic() - begun, quiet, as_json)
 
 
-def _say_what_is_left(job: Job) -> None:
+def _with_what_is_left(error: BaseException, job: Job) -> Fp8ConvertError:
+    """The error, and where the unfinished work is; said once the progress bar is closed."""
+    stopped = error if isinstance(error, Fp8ConvertError) else ResumableError("interrupted")
     state = job.target.with_name(f".{job.target.name}.fp8convert")
-    if state.exists():
-        click.echo(f"Unfinished work is in {state}; remove it to give up.", err=True)
+    if not state.exists():
+        return stopped
+    return type(stopped)(f"{stopped}\nUnfinished work is in {state} (remove it to give up).")
 
 
 def _print_plan(job: Job, settings: Settings, as_json: bool) -> None:

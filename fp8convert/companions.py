@@ -8,7 +8,8 @@ from .plan import Copy
 
 # What a loader or a reader of the licence needs, by name; weights, quantization sidecars, model
 # cards and images stay behind and are listed in the manifest.
-NEVER = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".index.json")
+NEVER = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".h5", ".npz", ".onnx",
+         ".index.json")  # fmt: skip
 MAX_COMPANION = 100_000_000  # they are copied whole; the largest tokenizers have 40 MB
 COPIED_SUFFIXES = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 COPIED_STEMS = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY", "THIRD_PARTY")

@@ -114,7 +114,8 @@ def _architecture(found: Any) -> str:
 
 def _word(found: Any) -> str:
     """An untrusted word without quotes: escaped, cut to length."""
-    return "unknown" if found is None else brief(found)[1:-1]
+    quoted = "'unknown'" if found is None else brief(found)
+    return quoted[1:-1] if quoted.endswith("'") else quoted  # else cut, and its length follows
 
 
 def _text(config: Config) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import subprocess
@@ -73,6 +74,19 @@ def test_refusals_exit_1_with_one_clean_message(tmp_path: Path) -> None:
     )
 
 
+def test_a_failed_run_says_where_its_unfinished_work_is(tiny_fp8: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_fp8, tmp_path / "src")
+    shard = tmp_path / "src" / "model-00003-of-000005.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-100] = 0x7F  # FP8 codes come last: one becomes NaN
+    shard.write_bytes(data)
+    done = run("to-bf16", tmp_path / "src", tmp_path / "dst")
+    assert done.returncode == 1
+    assert "a NaN code at row" in done.stderr
+    assert f"Unfinished work is in {tmp_path / '.dst.fp8convert'}" in done.stderr
+    assert not (tmp_path / "dst").exists()
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(tiny_fp8: Path, tmp_path: Path) -> None:
     done = run("to-bf16", tiny_fp8, tmp_path / "dst", "--dry-run")
     assert done.returncode == 0
@@ -127,6 +141,43 @@ def test_inspect(tiny_fp8: Path, tmp_path: Path) -> None:
     assert run("inspect", tmp_path / "none").returncode == 1
 
 
+def test_inspect_prints_no_terminal_escapes(tiny_fp8: Path, tmp_path: Path) -> None:
+    source = tmp_path / "src\x1b[31m"
+    shutil.copytree(tiny_fp8, source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(
+        json.dumps(config | {"model_type": "a\x1b[2J", "architectures": ["b\n\x1b[2J", "c" * 999]})
+    )
+    done = run("inspect", source)
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    assert "(999 characters)" in done.stdout
+    assert run("inspect", tiny_fp8).stdout.splitlines()[1] == (
+        "family      deepseek_v3 (DeepseekV3ForCausalLM)"
+    )
+
+
+def test_a_failure_names_the_unfinished_work(tiny_fp8: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_fp8, tmp_path / "src")
+    shard = max((tmp_path / "src").glob("*.safetensors"))
+    raw = bytearray(shard.read_bytes())
+    start = 8 + int.from_bytes(raw[:8], "little")
+    raw[start:] = b"\xff" * (len(raw) - start)  # NaN, as a code and as a scale
+    shard.write_bytes(raw)
+    done = run("to-bf16", tmp_path / "src", tmp_path / "dst", "--quiet")
+    state = tmp_path / ".dst.fp8convert"
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1:] == [
+        f"Unfinished work is in {state} (remove it to give up)."
+    ]
+    with (state / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as another run would: its work is not ours to remove
+        busy = run("to-bf16", tmp_path / "src", tmp_path / "dst", "--quiet")
+    assert busy.returncode == 1
+    assert "another run is writing" in busy.stderr
+    assert "Unfinished" not in busy.stderr
+
+
 def test_shard_for_tp_says_not_yet(tmp_path: Path) -> None:
     for program, arguments in (("shard-for-tp", []), ("fp8convert", ["shard-for-tp"])):
         done = run(*arguments, "src", "dst", "--tp", "8", program=program, cwd=tmp_path)
@@ -149,7 +200,6 @@ def test_help_has_examples_and_loads_nothing_heavy(command: str) -> None:
 
 
 def test_a_progress_bar_on_a_terminal(tiny_fp8: Path, tmp_path: Path) -> None:
-    import fcntl
     import os
     import pty
     import struct

@@ -34,6 +34,7 @@ BESIDE = [
     ".gitattributes",
     "pytorch_model.bin",
     "LICENSE.bin",
+    "notice.onnx",
     "manifest.json",
     "consolidated.safetensors.index.json",
 ]
@@ -103,7 +104,8 @@ def test_no_other_weights_and_no_stale_quantization_beside(target: Path) -> None
     names = {p.name for p in target.iterdir()}
     assert not any(n.startswith("consolidated") for n in names)
     assert not names & {"hf_quant_config.json", "quant_model_description.json", "README.md",
-                        "pytorch_model.bin", "modeling_deepseek.py", "inference"}  # fmt: skip
+                        "pytorch_model.bin", "LICENSE.bin", "notice.onnx",
+                        "modeling_deepseek.py", "inference"}  # fmt: skip
     stored = {t.dtype for t in load(target).values()}
     assert stored == {torch.bfloat16, torch.float32}
     assert not [n for n in load(target) if "scale" in n]  # vLLM: KeyError

@@ -15,6 +15,8 @@ from fp8convert import schemes
 from fp8convert.catalogue import open_catalogue
 from fp8convert.errors import DataError, SchemeError
 from fp8convert.schemes.base import Scheme, plain_config
+from fp8convert.schemes.fp8_block import Fp8BlockScheme
+from fp8convert.schemes.plain import PlainScheme
 
 from .checkpoints import FP8_CONFIG, codes, pair, scales, write
 from .oracle import dequantize_all, differing, load
@@ -81,6 +83,14 @@ REFUSED: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], list[str]]] = 
     ),
     "mixed precision": (
         GOOD, config(quant_algo="MIXED_PRECISION"), ["quant_algo is 'MIXED_PRECISION'"],
+    ),
+    "experts in FP4, said in text_config": (
+        GOOD, FP8_CONFIG | {"text_config": {"expert_dtype": "fp4"}},
+        ["text_config.expert_dtype is 'fp4', expected fp8"],
+    ),
+    "packed codes beside their scale": (
+        GOOD | {"e.w1": torch.ones((8, 8), dtype=torch.uint8), "e.w1_scale": torch.ones(8)},
+        FP8_CONFIG, ["'e.w1' is U8 [8, 8]: packed codes?"],
     ),
     "packed codes beside FP8": (
         GOOD | {"e.weight": torch.ones((8, 8), dtype=torch.int8)}, FP8_CONFIG,
@@ -211,6 +221,36 @@ def test_config_of_a_decoded_checkpoint(before: dict[str, Any], after: dict[str,
     kept = json.dumps(before)
     assert list(plain_config(before, "float16").items()) == list(after.items())
     assert json.dumps(before) == kept  # the input is not changed
+
+
+def test_integer_tables_stay_as_they_are(tmp_path: Path) -> None:
+    tables = {
+        "gate.tid2eid": torch.arange(12, dtype=torch.int64).reshape(3, 4),
+        "table": torch.arange(12, dtype=torch.int32).reshape(3, 4),
+        "counts.weight": torch.arange(5, dtype=torch.int32),
+    }
+    fp8convert.to_bf16(write(tmp_path / "src", [GOOD | tables]), tmp_path / "dst")
+    ours = load(tmp_path / "dst")
+    assert all(torch.equal(ours[n], t) for n, t in tables.items())
+
+
+def test_a_scheme_that_nearly_fits_leaves_the_answer_to_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Other(PlainScheme):
+        @classmethod
+        def recognise(cls, config: Any, tensors: Any) -> Scheme | str | None:
+            method = config["quantization_config"]["quant_method"]
+            return cls() if method == "fp8" else f"{method} is nearly this"
+
+    nearly = config(weight_block_size=None)
+    monkeypatch.setattr(schemes, "known", lambda: (Fp8BlockScheme, Other))
+    assert isinstance(schemes.detect(nearly, {}), Other)
+    with pytest.raises(SchemeError, match="^fp9 is nearly this$"):
+        schemes.detect(config(quant_method="fp9"), {})
+    monkeypatch.setattr(schemes, "known", lambda: (Fp8BlockScheme,))
+    with pytest.raises(SchemeError, match="weight_block_size is 'None'"):
+        schemes.detect(nearly, {})
 
 
 def test_a_new_scheme_registers_by_being_there(tmp_path: Path) -> None:

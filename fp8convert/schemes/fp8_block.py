@@ -6,7 +6,7 @@ multiplies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +19,12 @@ from ..strictjson import brief
 from .base import Config, Reading, Scheme, Weight, quantization_config
 
 SCALE_SUFFIX = "_scale_inv"
-FORMATS = (None, "float8_e4m3fn", "e4m3")
-EXPERT_DTYPES = (None, "fp8")
+# Fields that would say something else of the codes than this scheme reads, and what they may hold.
+READ_ONLY_IF: dict[str, tuple[str | None, ...]] = {
+    "fmt": (None, "float8_e4m3fn", "e4m3"),
+    "quant_algo": (None,),
+    "expert_dtype": (None, "fp8"),
+}
 PACKED = ("I8", "U8", "I16", "U16", "I32", "U32")  # what other schemes keep narrow codes in
 
 
@@ -46,16 +50,13 @@ class Fp8BlockScheme(Scheme):
                 f"config.json: quantization_config.weight_block_size is {brief(block)}, "
                 "expected two positive integers such as [128, 128]"
             )
-        for place, field, accepted in (
-            (declared, "fmt", FORMATS),
-            (declared, "quant_algo", (None,)),
-            (declared, "expert_dtype", EXPERT_DTYPES),
-            (config, "expert_dtype", EXPERT_DTYPES),
-            (config.get("text_config") or {}, "expert_dtype", EXPERT_DTYPES),
-        ):
-            found = place.get(field) if isinstance(place, dict) else None
-            if found not in accepted:
-                return f"config.json: {field} is {brief(found)}, expected {accepted[-1] or 'none'}"
+        for where, place in _places(config):
+            for field, accepted in READ_ONLY_IF.items():
+                if place.get(field) not in accepted:
+                    return (
+                        f"config.json: {where}{field} is {brief(place[field])}, "
+                        f"expected {accepted[-1] or 'none'}"
+                    )
         return cls((block[0], block[1]))
 
     def read(self, tensors: Mapping[str, Stored], shards: Sequence[str]) -> Reading:
@@ -80,7 +81,7 @@ class Fp8BlockScheme(Scheme):
                     f"{shards[t.shard]}: weight {shown(t.name)} is {t.dtype} but has no scale: "
                     f"expected a tensor {shown(t.name + SCALE_SUFFIX)} in any shard"
                 )
-            elif t.dtype in PACKED and len(t.shape) > 1 and t.name.endswith("weight"):
+            elif _packed(t, tensors):
                 problems.append(
                     f"{shards[t.shard]}: weight {shown(t.name)} is {t.dtype} {list(t.shape)}: "
                     "packed codes? expected F8_E4M3, or a floating-point weight"
@@ -100,6 +101,24 @@ class Fp8BlockScheme(Scheme):
     def to_dict(self) -> dict[str, Any]:
         """``{"scheme": "fp8-block", "block": [br, bc]}``."""
         return {"scheme": self.name, "block": list(self.block)}
+
+
+def _places(config: Config) -> Iterator[tuple[str, Config]]:
+    """Every object of the config that may speak of the codes, and its path for a message."""
+    for where, place in (("", config), ("text_config.", config.get("text_config"))):
+        if isinstance(place, dict):
+            yield where, place
+            inner = place.get("quantization_config")
+            if isinstance(inner, dict):
+                yield f"{where}quantization_config.", inner
+
+
+def _packed(t: Stored, tensors: Mapping[str, Stored]) -> bool:
+    """A matrix of integers that is named like a weight, or that has a scale of some kind."""
+    if t.dtype not in PACKED or len(t.shape) < 2:
+        return False
+    beside = (f"{t.name}_scale", t.name + SCALE_SUFFIX)
+    return t.name.endswith("weight") or any(name in tensors for name in beside)
 
 
 def _orphan(scale: Stored, tensors: Mapping[str, Stored], shards: Sequence[str]) -> str:
