@@ -246,7 +246,7 @@ def test_a_scheme_that_nearly_fits_leaves_the_answer_to_another(
     nearly = config(weight_block_size=None)
     monkeypatch.setattr(schemes, "known", lambda: (Fp8BlockScheme, Other))
     assert isinstance(schemes.detect(nearly, {}), Other)
-    with pytest.raises(SchemeError, match="^fp9 is nearly this$"):
+    with pytest.raises(SchemeError, match=r"^fp9 is nearly this$"):
         schemes.detect(config(quant_method="fp9"), {})
     monkeypatch.setattr(schemes, "known", lambda: (Fp8BlockScheme,))
     with pytest.raises(SchemeError, match="weight_block_size is 'None'"):

@@ -19,9 +19,7 @@ def known() -> tuple[type[Scheme], ...]:
     """Every scheme in this package, by module name."""
     for module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
         importlib.import_module(f"{__name__}.{module}")
-    return tuple(
-        s for s in Scheme.__subclasses__() if s.__module__.rpartition(".")[0] == __name__
-    )
+    return tuple(s for s in Scheme.__subclasses__() if s.__module__.rpartition(".")[0] == __name__)
 
 
 def detect(config: Config, tensors: Mapping[str, Stored]) -> Scheme:
