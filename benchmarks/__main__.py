@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .common import Env, Report
 
-NAMES = ("startup", "kernel", "scale", "floor", "peers", "memory")
+NAMES = ("startup", "kernel", "codecs", "scale", "huge", "floor", "families", "peers", "memory")
 DATA = Path(__file__).resolve().parents[1] / "bench-data"
 
 

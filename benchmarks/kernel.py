@@ -6,36 +6,31 @@ All sides but torch's bare cast (which applies no scale) give the same bytes; th
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fp8convert.codecs.elements import ELEMENTS
 from fp8convert.kernels import compiled, plain
 from fp8convert.samples import values
 
 from .cast_loop import dequantize
-from .common import Bound, Env, Report, Values, alternate
+from .common import Bound, Env, Report
+from .rates import Side, one_thread, rates
 
 BOUND = Bound(at_least=1.5)  # G elements/s, compiled, to BF16
 SHAPE, BLOCK = (2048, 7168), (128, 128)
-SPAN = 0.1  # seconds a turn, at least
-TURNS = 7
+COUNT = SHAPE[0] * SHAPE[1]
+E4M3 = ELEMENTS["e4m3fn"]
 Array = NDArray[Any]
-Sides = dict[str, Callable[[], object]]
 
 
 def run(env: Env, report: Report) -> None:
     """128 x 128 blocks with every side, then 1 x 32 blocks for information."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         _all_sides(env, report)
-    finally:
-        torch.set_num_threads(threads)
     _narrow_blocks(env, report)
 
 
@@ -43,14 +38,14 @@ def _all_sides(env: Env, report: Report) -> None:
     codes, scales = _matrix(BLOCK)
     half, full, twin = (np.empty(SHAPE, t) for t in (np.uint16, np.float32, np.uint16))
     weight, by_block = torch.from_numpy(codes).view(torch.float8_e4m3fn), torch.from_numpy(scales)
-    sides: Sides = {
-        "compiled, to BF16": lambda: compiled.e4m3_blocks(codes, scales, 0, BLOCK, half),
-        "compiled, to F32": lambda: compiled.e4m3_blocks(codes, scales, 0, BLOCK, full),
+    sides: dict[str, Side] = {
+        "compiled, to BF16": lambda: compiled.decode(E4M3, codes, scales, None, 0, BLOCK, half),
+        "compiled, to F32": lambda: compiled.decode(E4M3, codes, scales, None, 0, BLOCK, full),
         "torch, scaled, to BF16": lambda: dequantize(weight, by_block),
         "torch, bare cast to BF16": lambda: weight.to(torch.bfloat16),
-        "NumPy twin, to BF16": lambda: plain.e4m3_blocks(codes, scales, 0, BLOCK, twin),
+        "NumPy twin, to BF16": lambda: plain.decode(E4M3, codes, scales, None, 0, BLOCK, twin),
     }
-    ours, *others = _rates(env, sides)
+    ours, *others = rates(env, {name: (side, COUNT) for name, side in sides.items()})
     report.figure("128 x 128 blocks: the compiled kernel", ours, BOUND)
     for other in others:
         report.ratio(f"128 x 128 blocks: compiled to BF16 against {other.label}", ours, other)
@@ -60,10 +55,16 @@ def _all_sides(env: Env, report: Report) -> None:
 
 
 def _narrow_blocks(env: Env, report: Report) -> None:
-    codes, scales = _matrix((1, 32))
+    block = (1, 32)
+    codes, scales = _matrix(block)
     half = np.empty(SHAPE, np.uint16)
-    decode = {"compiled, to BF16": lambda: compiled.e4m3_blocks(codes, scales, 0, (1, 32), half)}
-    for found in _rates(env, dict(decode)):
+    sides: dict[str, tuple[Side, int]] = {
+        "compiled, to BF16": (
+            lambda: compiled.decode(E4M3, codes, scales, None, 0, block, half),
+            COUNT,
+        )
+    }
+    for found in rates(env, sides):
         report.figure("1 x 32 blocks: the compiled kernel", found)
 
 
@@ -73,20 +74,3 @@ def _matrix(block: tuple[int, int]) -> tuple[Array, Array]:
     grid = tuple(-(-n // b) for n, b in zip(SHAPE, block, strict=True))
     codes = values.table("codes")[source.integers(0, 1 << 16, SHAPE)]
     return codes, values.table("scales")[source.integers(0, 1 << 16, grid)]
-
-
-def _rates(env: Env, sides: Sides) -> list[Values]:
-    """G elements/s of each side, taking turns."""
-    for side in sides.values():
-        side()  # compile, fault memory in
-    turns = {name: lambda side=side: _rate(side) for name, side in sides.items()}
-    found = alternate(turns, env.repeats if env.quick else max(TURNS, env.repeats))
-    return [Values(name, rates, "G elements/s") for name, rates in found.items()]
-
-
-def _rate(side: Callable[[], object]) -> float:
-    begun, calls = time.perf_counter(), 0
-    while (now := time.perf_counter()) - begun < SPAN or not calls:
-        side()
-        calls += 1
-    return calls * SHAPE[0] * SHAPE[1] / (now - begun) / 1e9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from .sizes import human
 
 if TYPE_CHECKING:
     from fp8convert.inspection import Report
+
+
+COUNTS = ("weights", "parameters", "parts", "example")
 
 
 @click.command(
@@ -39,12 +42,18 @@ def inspect_command(ctx: click.Context, src: str, as_json: bool) -> None:
         ctx.exit(1)
 
 
+def _words(facts: dict[str, Any]) -> str:
+    """``fp8-block element e4m3fn, block [128, 128]``: the name, then each fact."""
+    name, *rest = facts.items()
+    return f"{name[1]} " + ", ".join(f"{k} {v}" for k, v in rest)
+
+
 def _print(report: Report) -> None:
-    scheme = " ".join(str(v) for v in report.scheme.values())
     rows = [
         ("checkpoint", report.path if report.path.isprintable() else shown(report.path)),
         ("family", f"{report.family} ({report.architecture})"),
-        ("scheme", scheme),
+        ("scheme", _words(report.scheme)),
+        ("declared", report.declared),
         ("parameters", f"{report.parameters:,}"),
         (
             "tensors",
@@ -57,6 +66,10 @@ def _print(report: Report) -> None:
     ]
     for label, text in rows:
         click.echo(f"{label:<11} {text}")
+    for codec in report.codecs:
+        facts = {k: v for k, v in codec.items() if k not in COUNTS}
+        words = _words(facts)
+        click.echo(f"  {codec['weights']:>7,} weights {words}: {' + '.join(codec['parts'])}")
     for group, counts in report.groups.items():
         click.echo(f"  {group:<16} {counts['weights']:>7,} weights {counts['parameters']:>17,}")
     for warning in report.warnings:

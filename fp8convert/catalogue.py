@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 
 from . import header, strictjson
 from .codecs.base import Stored
+from .declared import SIDECARS, Declared, declared
 from .errors import FormatError, listed, shown
 from .folder import Folder, check_plain_name
+from .layouts import deepseek
+from .layouts.hf import INDEX, SINGLE
 from .strictjson import brief
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 CONFIG = "config.json"
 MAX_JSON = 100_000_000
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -39,10 +40,15 @@ class Catalogue:
     folder: Folder
     shards: tuple[Shard, ...]
     tensors: dict[str, Stored]
-    config: dict[str, Any]
+    declared: Declared
     has_index: bool
     index_metadata: dict[str, Any]
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.json; empty if rank files have none beside them."""
+        return self.declared.config
 
     @property
     def fingerprint(self) -> dict[str, dict[str, int]]:
@@ -61,26 +67,40 @@ def open_catalogue(path: str | os.PathLike[str]) -> Catalogue:
     names = folder.names()
     weight_map, metadata = _index(folder) if folder.has(INDEX) else (None, {})
     files = _shard_files(names, weight_map, folder)
-    config = _config(folder)
+    ranks = len(files) if deepseek.RANK_FILE.fullmatch(files[0]) else 0
+    config = _config(folder, optional=ranks > 0)
     collecting = gc.isenabled()
     gc.disable()  # a hundred thousand small tuples and no cycles: collecting doubles the time
     try:
-        shards, tensors = _read_shards(folder, files)
+        shards, by_file = _read_shards(folder, files)
+        tensors = deepseek.join(by_file, files) if ranks else _merged(by_file, files)
     finally:
         if collecting:
             gc.enable()
     if weight_map is not None:
         _check_index(weight_map, tensors, shards)
     warnings = _unused_files(names, files) + _total_size(metadata, tensors, weight_map)
+    said = declared(config, _sidecars(folder), ranks)
     return Catalogue(
-        folder, tuple(shards), tensors, config, weight_map is not None, metadata, tuple(warnings)
+        folder, tuple(shards), tensors, said, weight_map is not None, metadata, tuple(warnings)
     )
 
 
-def _config(folder: Folder) -> dict[str, Any]:
+def _sidecars(folder: Folder) -> dict[str, dict[str, Any]]:
+    """The files that may declare what config.json does not."""
+    return {n: _json(folder, n, "declaration") for n in SIDECARS if folder.has(n)}
+
+
+def _json(folder: Folder, name: str, why: str) -> dict[str, Any]:
+    return _object(strictjson.loads(folder.read(name, MAX_JSON, why), name), name)
+
+
+def _config(folder: Folder, optional: bool) -> dict[str, Any]:
     if not folder.has(CONFIG):
+        if optional:
+            return {}
         raise FormatError(f"{CONFIG} is missing from {shown(folder.root)}")
-    return _object(strictjson.loads(folder.read(CONFIG, MAX_JSON, "config"), CONFIG), CONFIG)
+    return _json(folder, CONFIG, "config")
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
@@ -90,8 +110,8 @@ def _object(value: Any, what: str) -> dict[str, Any]:
 
 
 def _index(folder: Folder) -> tuple[dict[str, str], dict[str, Any]]:
-    index = strictjson.loads(folder.read(INDEX, MAX_JSON, "index"), INDEX)
-    weight_map = _object(_object(index, INDEX).get("weight_map"), f"{INDEX}: weight_map")
+    index = _json(folder, INDEX, "index")
+    weight_map = _object(index.get("weight_map"), f"{INDEX}: weight_map")
     metadata = _object(index.get("metadata", {}), f"{INDEX}: metadata")
     checked: set[str] = set()
     for name, file in weight_map.items():
@@ -126,7 +146,7 @@ def _shard_files(names: list[str], weight_map: dict[str, str] | None, folder: Fo
         unsafe = listed(n for n in names if n.lower().endswith(UNSAFE))
         note = f"; {unsafe} would have to be unpickled, which is never done" if unsafe else ""
         raise FormatError(f"no {INDEX} and no {SINGLE} in {shown(folder.root)}{note}")
-    return _numbered(found)
+    return deepseek.rank_files(found) or _numbered(found)
 
 
 def _numbered(found: list[str]) -> list[str]:
@@ -150,20 +170,33 @@ def _numbered(found: list[str]) -> list[str]:
     return found
 
 
-def _read_shards(folder: Folder, files: list[str]) -> tuple[list[Shard], dict[str, Stored]]:
+def _read_shards(folder: Folder, files: list[str]) -> tuple[list[Shard], list[dict[str, Stored]]]:
+    """Every shard, and its tensors by name."""
     shards: list[Shard] = []
-    tensors: dict[str, Stored] = {}
+    by_file: list[dict[str, Stored]] = []
     for number, file in enumerate(files):
         shard, parsed = _read_header(folder, file)
-        for e in parsed.entries:
-            if e.name in tensors:
-                other = files[tensors[e.name].shard]
-                raise FormatError(
-                    f"tensor {shown(e.name)} is in both {shown(other)} and {shown(file)}"
-                )
-            tensors[e.name] = Stored(e.name, e.dtype, e.shape, number, e.begin, e.end)
+        by_file.append(
+            {
+                e.name: Stored(e.name, e.dtype, e.shape, number, e.begin, e.end)
+                for e in parsed.entries
+            }
+        )
         shards.append(shard)
-    return shards, tensors
+    return shards, by_file
+
+
+def _merged(by_file: list[dict[str, Stored]], files: list[str]) -> dict[str, Stored]:
+    """All tensors; none may be in two shards."""
+    tensors: dict[str, Stored] = {}
+    for number, found in enumerate(by_file):
+        for name in tensors.keys() & found.keys():
+            other = files[tensors[name].shard]
+            raise FormatError(
+                f"tensor {shown(name)} is in both {shown(other)} and {shown(files[number])}"
+            )
+        tensors.update(found)
+    return tensors
 
 
 def _read_header(folder: Folder, file: str) -> tuple[Shard, header.Header]:

@@ -15,6 +15,7 @@ from .codecs.base import Rect
 from .dtypes import DTYPES
 from .errors import SchemeError, UsageError, shown
 from .fileio import SourceFile
+from .pieces import Source, joined, sources
 from .schemes.base import Weight
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Checkpoint:
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
         self.config = catalogue.config
-        self.scheme = schemes.detect(catalogue.config, catalogue.tensors)
+        self.scheme = schemes.detect(catalogue.declared, catalogue.tensors)
         reading = self.scheme.read(catalogue.tensors, catalogue.shard_names)
         if reading.problems:
             raise SchemeError("\n".join(reading.problems[:8]))
@@ -79,22 +80,29 @@ class Checkpoint:
     def _decode(self, w: Weight, lo: int, hi: int, out: Array) -> None:
         grid = w.codec.grid(w.parts)
         per_row = grid.rows * grid.columns // (w.shape[0] if w.shape else 1) // grid.columns
-        rect = Rect(lo * per_row, hi * per_row, 0, grid.columns)
-        data = [
-            self._bytes(p.shard, p.begin + s.begin, p.begin + s.end)
-            for p, s in zip(w.parts, w.codec.spans(w.parts, rect), strict=True)
-        ]
-        w.codec.decode(w.parts, rect, data, out, "F32")
+        at = 0
+        for rect in grid.split(Rect(lo * per_row, hi * per_row, 0, grid.columns)):
+            spans = w.codec.spans(w.parts, rect)
+            data = [
+                joined(p, s, [self._bytes(source) for source in sources(p, s)])
+                for p, s in zip(w.parts, spans, strict=True)
+            ]
+            end = at + (rect.r1 - rect.r0) * grid.columns
+            w.codec.decode(w.parts, rect, data, out[at:end], "F32")
+            at = end
 
-    def _bytes(self, shard: int, begin: int, end: int) -> Bytes:
+    def _bytes(self, source: Source) -> Bytes:
         import numpy as np
 
-        s = self.catalogue.shards[shard]
+        s = self.catalogue.shards[source.shard]
         fd = self.catalogue.folder.open(s.name, "shard")
         file = SourceFile(fd, s.name, "buffered", s.size, s.mtime_ns)
-        data = np.empty(end - begin, np.uint8)
+        data = np.empty(source.nbytes, np.uint8)
         try:
-            file.read(data.data, begin, end)
+            if source.times > 1:
+                file.gather(data.data, source.begin, source.times, source.stride)
+            else:
+                file.read(data.data, source.begin, source.end)
         finally:
             file.close()
         return data

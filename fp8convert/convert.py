@@ -62,7 +62,7 @@ def prepare(
     """Read headers and config, plan, refuse what can be refused. Writes nothing."""
     with _resumable():
         catalogue = open_catalogue(src)
-        scheme = schemes.detect(catalogue.config, catalogue.tensors)
+        scheme = schemes.detect(catalogue.declared, catalogue.tensors)
         target = resolve_target(dst, catalogue.folder.root)
         return Job(catalogue, plan_to_bf16(catalogue, scheme, options or Options()), target)
 
@@ -154,7 +154,7 @@ def _manifest(job: Job, records: list[Record], files: list[dict[str, Any]]) -> d
         "rules": dict(sorted({(w.codec.name, w.codec.rule) for w in weights})),
         "weights_decoded": len(coded),
         "tensors_kept": len(weights) - len(coded),
-        "parts_dropped": sum(len(w.parts) - 1 for w in coded),
+        "parts_dropped": sum(len(w.parts) - 1 + len(w.dropped) for w in coded) + len(plan.dropped),
         "overflowed": overflowed,
         "warnings": list(plan.warnings),
         "not_copied": list(plan.not_copied),

@@ -24,6 +24,8 @@ from .header import ALIGN as PAGE
 
 MODES = ("auto", "direct", "buffered")
 MOST = 1 << 30  # bytes a call: macOS and Linux refuse or cut 2 GiB and more
+NEAR = 8192  # runs no further apart are read with the gaps between them, cheaper than a call each
+WINDOW = 1 << 18  # bytes of runs and gaps a call
 O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -95,6 +97,7 @@ class SourceFile(_File):
 
     def __init__(self, fd: int, name: str, mode: str, size: int, mtime_ns: int) -> None:
         self._cache_fd = -1  # reads through the page cache what is there already
+        self._gather_fd, self._opening = -1, threading.Lock()  # reads runs through it
         super().__init__(fd, name, mode)
         self.size, self.mtime_ns = size, mtime_ns
         with self._closed_on_error():
@@ -122,18 +125,68 @@ class SourceFile(_File):
             window = view[at : at + MOST]
             n = self._transfer(functools.partial(os.preadv, fd, [window], begin + at))
             if at + n <= got:
-                raise FormatError(
-                    f"{shown(self.name)} ends at byte {begin + got:,} while being read, "
-                    f"expected {self.size:,} bytes"
-                )
+                raise self._short(begin + got)
             got = at + n
         if not cached:  # the user's own pages stay
             self._drop(begin, len(view))
 
+    def gather(self, view: memoryview, begin: int, count: int, stride: int) -> None:
+        """Fill ``view`` with ``count`` runs of equal length, ``stride`` apart from ``begin`` on.
+
+        Always through the page cache: the next tile wants the neighbours of the same runs.
+        """
+        import numpy as np
+
+        length = len(view) // count
+        fd = self._buffered()
+        if stride > NEAR:
+            for k in range(count):
+                self._exactly(fd, view[k * length : (k + 1) * length], begin + k * stride)
+            return
+        out = np.frombuffer(view, np.uint8).reshape(count, length)
+        step = WINDOW // stride
+        window = memoryview(bytearray(min(step, count) * stride))
+        for k in range(0, count, step):
+            n = min(step, count - k)
+            size = (n - 1) * stride + length
+            self._exactly(fd, window[:size], begin + k * stride)
+            runs = np.lib.stride_tricks.as_strided(
+                np.frombuffer(window, np.uint8), (n, length), (stride, 1)
+            )
+            out[k : k + n] = runs
+
+    def _buffered(self) -> int:
+        """A descriptor that reads through the page cache, whatever the other one does."""
+        with self._opening:
+            if self._gather_fd < 0:
+                self._gather_fd = self._cache_fd if self._cache_fd >= 0 else self._reopened()
+        return self._gather_fd
+
+    def _reopened(self) -> int:
+        fd = pagecache.reopened(self.fd)
+        if fd < 0:  # no /proc: nor is there O_DIRECT where that is so
+            self.direct = self._set_direct(False) and self.direct
+            fd = os.dup(self.fd)
+        return fd
+
+    def _exactly(self, fd: int, view: memoryview, begin: int) -> None:
+        got = 0
+        while got < len(view):
+            with naming(self.name):
+                n = os.preadv(fd, [view[got:]], begin + got)
+            if not n:
+                raise self._short(begin + got)
+            got += n
+
+    def _short(self, at: int) -> FormatError:
+        return FormatError(
+            f"{shown(self.name)} ends at byte {at:,} while being read, expected {self.size:,} bytes"
+        )
+
     def close(self) -> None:
-        """Close both descriptors; harmless when done twice."""
-        fd, self._cache_fd = self._cache_fd, -1
-        if fd >= 0:
+        """Close all descriptors; harmless when done twice."""
+        fds, self._cache_fd, self._gather_fd = {self._cache_fd, self._gather_fd}, -1, -1
+        for fd in fds - {-1}:
             os.close(fd)
         super().close()
 

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import schemes
 from .catalogue import Catalogue, open_catalogue
-from .errors import SchemeError
+from .declared import Config
+from .errors import SchemeError, shown
 from .header import numel
-from .schemes.base import Config, Weight, quantization_config
+from .schemes.base import Weight
 from .strictjson import brief
 
 # A part of a name -> group; the deepest part that is found here decides.
 GROUPS = {
     "embed_tokens": "embedding",
+    "embed": "embedding",
     "lm_head": "head",
+    "head": "head",
     "experts": "routed experts",
     "shared_experts": "shared experts",
     "gate": "router",
     "self_attn": "attention",
+    "attn": "attention",
     "mlp": "dense mlp",
+    "ffn": "dense mlp",
     "norm": "norms",
+    "attn_norm": "norms",
+    "ffn_norm": "norms",
     "input_layernorm": "norms",
     "post_attention_layernorm": "norms",
 }
+
+
+LAYER = re.compile(r"(?:^|\.)(?P<kind>layers|mtp)\.(?P<n>[0-9]{1,6})\.")
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,8 @@ class Report:
     family: str
     architecture: str
     scheme: dict[str, Any]
+    declared: str
+    codecs: list[dict[str, Any]]
     parameters: int
     tensors: int
     weights: int
@@ -60,11 +73,12 @@ def inspect(path: str | os.PathLike[str]) -> Report:
     """Describe the checkpoint folder ``path``; FormatError if its files are not sound."""
     catalogue = open_catalogue(path)
     try:
-        scheme = schemes.detect(catalogue.config, catalogue.tensors)
+        scheme = schemes.detect(catalogue.declared, catalogue.tensors)
     except SchemeError as e:
         return _report(catalogue, {"scheme": "unknown"}, (), [str(e)])
     reading = scheme.read(catalogue.tensors, catalogue.shard_names)
-    return _report(catalogue, scheme.to_dict(), reading.weights, list(reading.problems))
+    problems = list(reading.problems)
+    return _report(catalogue, scheme.to_dict(), reading.weights, problems, reading.warnings)
 
 
 def _report(
@@ -72,6 +86,7 @@ def _report(
     scheme: dict[str, Any],
     weights: tuple[Weight, ...],
     problems: list[str],
+    notes: tuple[str, ...] = (),
 ) -> Report:
     config = _text(catalogue.config)
     sizes: Counter[str] = Counter()
@@ -82,7 +97,7 @@ def _report(
     parameters, groups = _groups(weights, layers)
     mtp = sorted({n for w in weights if (n := _mtp_layer(w.name, layers)) is not None})
     declared = config.get("num_nextn_predict_layers")
-    warnings = list(catalogue.warnings)
+    warnings = [*catalogue.warnings, *notes]
     if weights and type(declared) is int and declared != len(mtp):
         warnings.append(
             f"config.json: num_nextn_predict_layers is {declared}, found {len(mtp)} MTP layers"
@@ -92,6 +107,8 @@ def _report(
         family=_word(config.get("model_type")),
         architecture=_architecture(catalogue.config.get("architectures")),
         scheme=scheme,
+        declared=_declared(catalogue),
+        codecs=_codecs(weights),
         parameters=parameters,
         tensors=len(catalogue.tensors),
         weights=len(weights),
@@ -99,13 +116,49 @@ def _report(
         bytes=sum(sizes.values()),
         bytes_by_dtype=dict(sizes.most_common()),
         shards=len(catalogue.shards),
-        block_size=(quantization_config(catalogue.config) or {}).get("weight_block_size"),
+        block_size=(catalogue.declared.quantization or {}).get("weight_block_size"),
         layers=layers,
         mtp_layers=mtp,
         groups=groups,
         problems=problems,
         warnings=warnings,
     )
+
+
+def _declared(catalogue: Catalogue) -> str:
+    """What made the scheme a candidate: the place of the declaration and the word in it."""
+    said = catalogue.declared
+    if said.quantization is None:
+        return f"{said.ranks} rank files, no config" if said.ranks else "nothing"
+    keys = ("quant_method", "quant_algo", "format", "fmt", "scale_fmt", "weight_block_size")
+    words = [f"{k} {_word(v)}" for k in keys if (v := said.quantization.get(k)) is not None]
+    return f"{said.where}: {', '.join(words)}"
+
+
+def _codecs(weights: tuple[Weight, ...]) -> list[dict[str, Any]]:
+    """Every codec met, most weights first: how many, and the dtypes and names that showed it."""
+    found: dict[tuple[Any, ...], list[Weight]] = {}
+    for w in weights:
+        if w.codec.coded:
+            key = (w.codec, *(f"{p.dtype} {_last(p.name, w.name)}" for p in w.parts))
+            found.setdefault(key, []).append(w)
+    rows = [
+        {
+            **of[0].codec.to_dict(),
+            "weights": len(of),
+            "parameters": sum(numel(w.shape) for w in of),
+            "parts": list(parts),
+            "example": of[0].name,
+        }
+        for (_, *parts), of in found.items()
+    ]
+    return sorted(rows, key=lambda row: -row["weights"])
+
+
+def _last(part: str, weight: str) -> str:
+    """What a part's name adds to its weight's: ``X.weight_scale`` -> ``weight_scale``."""
+    own = part.rpartition(".")[2]
+    return own if part.rpartition(".")[0] == weight.rpartition(".")[0] else shown(part)
 
 
 def _architecture(found: Any) -> str:
@@ -145,9 +198,9 @@ def _group(name: str) -> str:
 
 
 def _mtp_layer(name: str, layers: int | None) -> int | None:
-    """The layer number of a tensor beyond the model's own layers."""
-    parts = name.split(".", 3)
-    if layers is None or len(parts) < 4 or parts[1] != "layers" or not parts[2].isdecimal():
+    """The layer number of a tensor beyond the model's own layers; ``mtp.0`` is the first."""
+    found = LAYER.search(name)
+    if layers is None or found is None:
         return None
-    number = int(parts[2])
+    number = int(found["n"]) + (layers if found["kind"] == "mtp" else 0)
     return number if number >= layers else None

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from .codecs.base import Stored
 from .errors import UsageError, shown
 from .schemes.base import Weight
 from .version import VERSION
@@ -79,7 +80,7 @@ class Task:
                     "begin": i.begin,
                     **i.weight.codec.to_dict(),
                     "parts": [
-                        {"role": role, **part._asdict()}
+                        {"role": role, **_stored(part)}
                         for role, part in zip(i.weight.codec.roles, i.weight.parts, strict=True)
                     ],
                 }
@@ -107,6 +108,7 @@ class Plan:
     texts: dict[str, str]
     copies: tuple[Copy, ...]
     not_copied: tuple[str, ...]
+    dropped: tuple[str, ...]  # tensors that belong to no weight and mean nothing in the output
     warnings: tuple[str, ...]
 
     @property
@@ -154,9 +156,18 @@ class Plan:
             "bytes_out": self.bytes_out,
             "warnings": list(self.warnings),
             "texts": self.texts,
+            "dropped": list(self.dropped),
             "not_copied": list(self.not_copied),
             "tasks": [t.to_dict() for t in self.tasks],
         }
+
+
+def _stored(part: Stored) -> dict[str, Any]:
+    facts = part._asdict()
+    if not facts.pop("pieces"):
+        del facts["axis"]
+        return facts
+    return {**facts, "pieces": [_stored(p) for p in part.pieces]}
 
 
 def _sha256(data: bytes) -> str:

@@ -25,9 +25,11 @@ def plan_to_bf16(catalogue: Catalogue, scheme: Scheme, options: Options) -> Plan
     _refuse(reading, catalogue, options)
     tasks = tuple(_tasks(reading, catalogue, options))
     dtype = options.dtype
-    config = json.dumps(plain_config(catalogue.config, dtype), indent=2, ensure_ascii=False) + "\n"
     copies, not_copied = companions(catalogue, options.copy_code)
-    texts = {"config.json": config}
+    texts: dict[str, str] = {}
+    if catalogue.config:  # rank files may have none
+        config = plain_config(catalogue.config, dtype)
+        texts["config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     weight_map = {i.weight.name: t.file for t in tasks for i in t.items}
     total = sum(i.nbytes for t in tasks for i in t.items)
     index = hf.index(weight_map, total, catalogue.index_metadata)
@@ -42,14 +44,15 @@ def plan_to_bf16(catalogue: Catalogue, scheme: Scheme, options: Options) -> Plan
         texts=texts,
         copies=tuple(copies),
         not_copied=tuple(_printable(n) for n in not_copied),
-        warnings=catalogue.warnings,
+        dropped=tuple(t.name for t in reading.dropped),
+        warnings=catalogue.warnings + reading.warnings,
     )
 
 
 def _refuse(reading: Reading, catalogue: Catalogue, options: Options) -> None:
     problems = list(reading.problems)
     if options.strict:
-        problems += catalogue.warnings
+        problems += catalogue.warnings + reading.warnings
     if problems:
         shown_problems = problems[:MAX_PROBLEMS_SHOWN]
         more = len(problems) - len(shown_problems)

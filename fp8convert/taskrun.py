@@ -11,11 +11,12 @@ from .dtypes import DTYPES
 from .errors import DataError, shown
 from .fileio import TargetFile
 from .header import ALIGN as PAGE
+from .pieces import Source, joined
 from .plan import Task
 from .publish import Record, Staging
 from .schemes.base import Weight
 from .sources import Sources
-from .tiles import Source, Tile
+from .tiles import Tile, room_for
 
 _NUMPY = {d.tag: d.numpy or "uint8" for d in DTYPES.values()}
 
@@ -63,7 +64,10 @@ class TaskRun:
         source, target = np.frombuffer(read, np.uint8), np.frombuffer(write, np.uint8)
         for piece in tile.pieces:
             weight, dtype = piece.item.weight, piece.item.dtype
-            data = [source[places[s] : places[s] + s.end - s.begin] for s in piece.sources]
+            data = [
+                joined(part, r.span, [source[places[s] :][: s.nbytes] for s in r.sources])
+                for part, r in zip(weight.parts, piece.reads, strict=True)
+            ]
             at = piece.begin - base
             out = target[at : at + piece.nbytes].view(_NUMPY[dtype])
             found = weight.codec.decode(weight.parts, piece.rect, data, out, dtype)
@@ -72,9 +76,10 @@ class TaskRun:
 
     def _fetch(self, tile: Tile, read: memoryview) -> tuple[dict[Source, int], int]:
         """Read the tile's sources in disk order, neighbours in one call; where each one lies."""
+        wanted = {s for p in tile.pieces for r in p.reads for s in r.sources}
         extents: list[_Extent] = []
         places: dict[Source, int] = {}
-        for s in sorted({s for p in tile.pieces for s in p.sources}):
+        for s in sorted(s for s in wanted if s.times == 1):
             if not extents or not extents[-1].takes(s):
                 place = extents[-1].place + extents[-1].pages if extents else 0
                 extents.append(_Extent(s.shard, s.begin // PAGE * PAGE, s.end, place))
@@ -84,9 +89,14 @@ class TaskRun:
         for e in extents:
             with self.sources.borrowed(e.shard) as source:
                 source.read(read[e.place : e.place + e.pages], e.begin, e.end)
+        end = extents[-1].place + extents[-1].pages if extents else 0
+        for s in sorted(s for s in wanted if s.times > 1):
+            with self.sources.borrowed(s.shard) as source:
+                source.gather(read[end : end + s.nbytes], s.begin, s.times, s.stride)
+            places[s], end = end, end + room_for(s)
         with self.lock:
-            self.read |= {e.shard for e in extents}
-        return places, sum(e.end - e.begin for e in extents)
+            self.read |= {s.shard for s in wanted}
+        return places, sum(s.nbytes for s in wanted)
 
     def _judge(self, weight: Weight, found: Findings, dtype: str) -> None:
         where = f"{shown(self.shards[weight.parts[0].shard])}: weight {shown(weight.name)}"

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .codecs.base import Grid, Rect
+from .codecs.base import Grid, Rect, Span
 from .errors import Fp8ConvertError, shown
 from .header import ALIGN as PAGE
+from .pieces import Source, sources
 from .plan import Item, Task
 
 READ_SLACK = 1 << 20  # room in a worker's read buffer beyond a tile: scales, and page rounding
@@ -25,22 +26,21 @@ class Literal(NamedTuple):
     data: memoryview
 
 
-class Source(NamedTuple):
-    """Bytes ``[begin, end)`` of shard number ``shard``."""
+class Read(NamedTuple):
+    """What one part of a weight gives to a piece: its span, and the byte ranges that hold it."""
 
-    shard: int
-    begin: int
-    end: int
+    span: Span
+    sources: tuple[Source, ...]
 
 
 class Piece(NamedTuple):
-    """A rectangle of one weight: output bytes from ``begin``, decoded from ``sources``."""
+    """A rectangle of one weight: output bytes from ``begin``, decoded from a read of each part."""
 
     item: Item
     rect: Rect
     begin: int
     nbytes: int
-    sources: tuple[Source, ...]
+    reads: tuple[Read, ...]
 
 
 @dataclass(slots=True)
@@ -113,11 +113,11 @@ def _next_rect(grid: Grid, at: int, room: int, alone: bool) -> Rect | None:
     None if only a new tile can hold a legal one. In a tile of its own (``alone``) a weight whose
     row of blocks does not fit is cut between rows, and one whose row does not fit within it.
     """
-    rows, columns, row_step, column_step = grid
+    columns, step = grid.columns, grid.column_step
     r, c = divmod(at, columns)
     if c == 0:
-        fit = min(room // columns, rows - r)
-        legal = fit if r + fit == rows else (r + fit) // row_step * row_step - r
+        fit = min(room // columns, grid.period_end(r) - r)
+        legal = grid.row_cut(r, fit) - r
         if legal > 0:
             return Rect(r, r + legal, 0, columns)
         if not alone:
@@ -127,9 +127,9 @@ def _next_rect(grid: Grid, at: int, room: int, alone: bool) -> Rect | None:
     elif not alone:
         return None
     # Never across a block edge from within a block: a codec sees a rectangle's first column as one.
-    fit = min(room, columns - c, column_step - c % column_step if c % column_step else columns)
-    legal = fit if c + fit == columns else (c + fit) // column_step * column_step - c
-    return Rect(r, r + 1, c, c + (legal if legal > 0 else fit))
+    fit = min(room, columns - c, step - c % step if c % step else columns)
+    legal = fit if c + fit == columns else (c + fit) // step * step - c
+    return Rect(r, r + 1, c, c + (legal if legal > 0 else fit // grid.unit * grid.unit))
 
 
 def _piece(item: Item, rect: Rect, columns: int, width: int) -> Piece:
@@ -137,17 +137,16 @@ def _piece(item: Item, rect: Rect, columns: int, width: int) -> Piece:
     nbytes = (rect.r1 - rect.r0) * (rect.c1 - rect.c0) * width
     parts = item.weight.parts
     spans = item.weight.codec.spans(parts, rect)
-    sources = tuple(
-        Source(p.shard, p.begin + s.begin, p.begin + s.end)
-        for p, s in zip(parts, spans, strict=True)
-    )
-    return Piece(item, rect, begin, nbytes, sources)
+    reads = tuple(Read(s, sources(p, s)) for p, s in zip(parts, spans, strict=True))
+    return Piece(item, rect, begin, nbytes, reads)
 
 
 def _cost(piece: Piece) -> int:
     """Bytes read for ``piece``, in whole pages."""
-    return sum(_pages(s) for s in piece.sources)
+    return sum(room_for(s) for read in piece.reads for s in read.sources)
 
 
-def _pages(source: Source) -> int:
-    return (-(-source.end // PAGE) - source.begin // PAGE) * PAGE
+def room_for(source: Source) -> int:
+    """Bytes of a buffer that ``source`` takes, in whole pages; runs are read without their gaps."""
+    first = source.begin % PAGE if source.times == 1 else 0
+    return -(-(first + source.nbytes) // PAGE) * PAGE

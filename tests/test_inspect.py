@@ -44,7 +44,7 @@ def test_a_plain_checkpoint(tiny_bf16: Path) -> None:
 def test_problems_are_listed_not_raised(tmp_path: Path) -> None:
     report = inspect(write(tmp_path / "src", [{"w.weight": codes(8, 8)} | pair("v.weight", 8, 8)]))
     assert len(report.problems) == 1
-    assert "'w.weight' is F8_E4M3 but has no scale" in report.problems[0]
+    assert "'w.weight': it is F8_E4M3 but has no scale" in report.problems[0]
 
 
 def test_an_unknown_scheme_is_a_problem(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from safetensors import safe_open
 from fp8convert import header
 from fp8convert.cli.make_sample import make_sample_command
 from fp8convert.errors import TargetError, UsageError
-from fp8convert.samples import deepseek_v3, make_sample, values, writer
-from fp8convert.samples.spec import Stored, shard_name, shards, store
+from fp8convert.samples import deepseek_v3, elements, make_sample, values, writer
+from fp8convert.samples.spec import Stored, Weight, shard_names, shards, store
 
 BLOCK = 128
 
@@ -154,7 +155,7 @@ def test_index_is_true(scheme: str, request: pytest.FixtureRequest) -> None:
     assert index["metadata"]["total_size"] == sum(
         e.end - e.begin for h in found.values() for e in h.entries
     )
-    assert list(found) == [shard_name(i, len(found)) for i in range(len(found))]
+    assert list(found) == shard_names(deepseek_v3.sample("tiny"), len(found))
     assert load(folder).keys() == index["weight_map"].keys()
 
 
@@ -176,7 +177,7 @@ def test_tiny_is_small_and_has_every_hard_case(tiny_fp8: Path) -> None:
 
 def test_small_is_two_gigabytes() -> None:
     sample = deepseek_v3.sample("small")
-    cut = shards(store(sample.weights, "fp8"), sample.shard_bytes)
+    cut = shards(store(sample, "published"), sample.shard_bytes)
     sizes = [sum(t.nbytes for t in shard) for shard in cut]
     assert 1.9e9 < sum(sizes) < 2.2e9
     assert 8 <= len(sizes) <= 10
@@ -238,21 +239,24 @@ def test_bf16_twin_is_the_decoded_fp8(tiny_fp8: Path, tiny_bf16: Path) -> None:
 def test_element_formats_agree_with_torch() -> None:
     codes = torch.arange(256, dtype=torch.uint8)
     want = codes.view(torch.float8_e4m3fn).float().numpy()
-    np.testing.assert_array_equal(values.e4m3_values(), want)
+    np.testing.assert_array_equal(elements.e4m3_values(), want)
     x = np.linspace(-448, 448, 100_003)
-    got = torch.from_numpy(values.to_e4m3(x)).view(torch.float8_e4m3fn).float()
+    got = torch.from_numpy(elements.to_e4m3(x)).view(torch.float8_e4m3fn).float()
     near = torch.from_numpy(x).float().to(torch.float8_e4m3fn).float()
     assert torch.equal(got, near)
     bits = np.arange(0, 2**32, 40_503, dtype=np.uint32)  # odd step: every low half, ties too
     bits = np.concatenate([bits, (bits & 0xFFFF0000) | 0x8000])
     floats = bits.view(np.float32)[(bits >> 23) & 255 != 255]
     rounded = torch.from_numpy(floats).bfloat16().view(torch.int16).numpy().view(np.uint16)
-    np.testing.assert_array_equal(values.to_bf16(floats), rounded)
+    np.testing.assert_array_equal(elements.to_bf16(floats), rounded)
 
 
 @pytest.mark.parametrize("fill", ["codes", "decoded"])
 def test_values_do_not_depend_on_the_bands(fill: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensor = Stored("a.weight", "BF16", (1000, 777), fill, "a.weight")
+    weight = Weight("a.weight", (1000, 777), "linear")
+    sample = replace(deepseek_v3.sample("tiny"), weights=(weight,))
+    tensor = next(store(sample, "bf16" if fill == "decoded" else "published"))
+    assert tensor.fill == fill
     whole = np.concatenate([*values.pieces(tensor, 0)])
     monkeypatch.setattr(values, "BAND", 1)
     bands = [*values.pieces(tensor, 0)]

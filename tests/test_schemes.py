@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 import fp8convert
 from fp8convert import schemes
 from fp8convert.catalogue import open_catalogue
+from fp8convert.declared import declared
 from fp8convert.errors import DataError, SchemeError
 from fp8convert.schemes.base import Scheme, plain_config
 from fp8convert.schemes.fp8_block import Fp8BlockScheme
@@ -38,7 +40,6 @@ def config(**changes: Any) -> dict[str, Any]:
 GOOD = pair(W, 192, 256) | NORM
 BF16 = {"w.weight": torch.ones((4, 4), dtype=torch.bfloat16)}
 PLAIN_CONFIG = {"model_type": "deepseek_v3", "torch_dtype": "bfloat16"}
-E5M2 = GOOD | {W: torch.zeros((192, 256), dtype=torch.float8_e5m2)}
 
 REFUSED: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], list[str]]] = {
     "scale missing": (
@@ -47,7 +48,7 @@ REFUSED: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], list[str]]] = 
     ),
     "scale orphaned": (
         without(GOOD, W) | pair("b.weight", 8, 8), FP8_CONFIG,
-        [S, "expected an F8_E4M3 weight", "there is no such weight"],
+        [S, "belongs to a coded weight", "there is no such weight"],
     ),
     "scale beside a BF16 weight": (
         GOOD | {W: torch.ones((192, 256), dtype=torch.bfloat16)} | pair("b.weight", 8, 8),
@@ -55,69 +56,70 @@ REFUSED: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], list[str]]] = 
     ),
     "scale of the wrong shape": (
         GOOD | {S: torch.ones((1, 2))}, FP8_CONFIG,
-        [W, "scales are F32 [1, 2], expected F32 [2, 2]"],
+        [W, f"scales {S!r} are F32 [1, 2], expected F32 or BF16 or F16 or F8_E8M0 [2, 2]"],
     ),
     "scale of the wrong dtype": (
-        GOOD | {S: torch.ones((2, 2), dtype=torch.bfloat16)}, FP8_CONFIG,
-        [W, "scales are BF16 [2, 2], expected F32 [2, 2]"],
+        GOOD | {S: torch.ones((2, 2), dtype=torch.int32)}, FP8_CONFIG,
+        [W, "are I32 [2, 2], expected F32 or BF16 or F16 or F8_E8M0 [2, 2]"],
     ),
-    "exponents where scales should be": (
-        GOOD | {S: torch.ones((2, 2)).to(torch.float8_e8m0fnu)}, FP8_CONFIG,
-        [W, "scales are F8_E8M0 [2, 2], expected F32"],
+    "codes where scales should be": (
+        GOOD | {S: torch.ones((2, 2)).to(torch.float8_e4m3fn)}, FP8_CONFIG,
+        [W, "are F8_E4M3 [2, 2], expected F32 or BF16"],
     ),
     "declared block disagrees with the shapes": (
         GOOD, config(weight_block_size=[64, 64]),
-        [W, "scales are F32 [2, 2], expected F32 [3, 4]", "blocks of [64, 64]"],
+        [W, "are F32 [2, 2], expected F32", "[3, 4]", "blocks of [64, 64]"],
     ),
     "block that is no block": (
         GOOD, config(weight_block_size=[128]), ["weight_block_size", "[128]", "[128, 128]"],
     ),
     "block of zero": (GOOD, config(weight_block_size=[0, 128]), ["weight_block_size", "[0, 128]"]),
-    "no block size": (GOOD, config(weight_block_size=None), ["weight_block_size is 'None'"]),
-    "another element format": (GOOD, config(fmt="e5m2"), ["fmt is 'e5m2', expected e4m3"]),
-    "experts in FP4, said by the config": (
-        GOOD, FP8_CONFIG | {"expert_dtype": "fp4"}, ["expert_dtype is 'fp4', expected fp8"],
+    "no block size": (
+        GOOD, config(weight_block_size=None), [W, "are F32 [2, 2]", "no block (weight_block_size)"],
     ),
-    "experts in FP4, said inside": (
-        GOOD, config(expert_dtype="fp4"), ["expert_dtype is 'fp4', expected fp8"],
+    "another element format": (GOOD, config(fmt="e3m4"), ["fmt is 'e3m4', expected one of e4m3"]),
+    "experts in FP3, said by the config": (
+        GOOD, FP8_CONFIG | {"expert_dtype": "fp3"}, ["expert_dtype is 'fp3', expected one of fp8"],
     ),
-    "mixed precision": (
-        GOOD, config(quant_algo="MIXED_PRECISION"), ["quant_algo is 'MIXED_PRECISION'"],
+    "experts in FP3, said inside": (
+        GOOD, config(expert_dtype="fp3"), ["quantization_config.expert_dtype is 'fp3'"],
     ),
-    "experts in FP4, said in text_config": (
-        GOOD, FP8_CONFIG | {"text_config": {"expert_dtype": "fp4"}},
-        ["text_config.expert_dtype is 'fp4', expected fp8"],
+    "another algorithm": (GOOD, config(quant_algo="FP9"), ["quant_algo is 'FP9', expected one of"]),
+    "experts in FP3, said in text_config": (
+        GOOD, FP8_CONFIG | {"text_config": {"expert_dtype": "fp3"}},
+        ["text_config.expert_dtype is 'fp3', expected one of fp8"],
     ),
     "packed codes beside their scale": (
         GOOD | {"e.w1": torch.ones((8, 8), dtype=torch.uint8), "e.w1_scale": torch.ones(8)},
-        FP8_CONFIG, ["'e.w1' is U8 [8, 8]: packed codes?"],
+        FP8_CONFIG, ["weight 'e.w1': it is U8 [8, 8]: packed codes?"],
     ),
     "packed codes beside FP8": (
         GOOD | {"e.weight": torch.ones((8, 8), dtype=torch.int8)}, FP8_CONFIG,
-        ["'e.weight' is I8 [8, 8]: packed codes?"],
+        ["weight 'e.weight': it is I8 [8, 8]: packed codes?"],
     ),
-    "e5m2 codes": (E5M2, FP8_CONFIG, [W, "codes are F8_E5M2"]),
     "FP8 without a declared scheme": (
         GOOD, PLAIN_CONFIG, [W, "F8_E4M3", "no quantization_config"],
     ),
     "declared scheme without FP8": (
-        BF16, FP8_CONFIG, ["declares quant_method fp8, but no tensor is FP8"],
+        BF16, FP8_CONFIG, ["declares fp8, but no tensor is coded"],
     ),
     "unknown quant_method": (
-        GOOD, config(quant_method="fp9"), ["quant_method is 'fp9'", "known: fp8 (with"],
+        GOOD, config(quant_method="fp9"),
+        ["quant_method is 'fp9'", "known: ", "awq (gemm, 4 bits)", "fp8 (blocks", "gptq", "mxfp4",
+         "modelopt", "compressed-tensors (float-quantized"],
     ),
     "already BF16": (BF16, PLAIN_CONFIG, ["nothing to convert", "BF16 already"]),
     "three axes": (
         {W: codes(192, 256).reshape(2, 96, 256), S: scales(192, 256)}, FP8_CONFIG,
-        [W, "[2, 96, 256], expected F8_E4M3 with two axes"],
+        [W, "are F32 [2, 2], expected", "[2, 1, 2] for codes [2, 96, 256]"],
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
 def test_refused_at_plan_time(case: Any, tmp_path: Path) -> None:
-    tensors, declared, wanted = case
-    source = write(tmp_path / "src", [tensors], declared)
+    tensors, said, wanted = case
+    source = write(tmp_path / "src", [tensors], said)
     with pytest.raises(SchemeError) as refused:
         fp8convert.to_bf16(source, tmp_path / "dst")
     for text in wanted:
@@ -223,6 +225,44 @@ def test_config_of_a_decoded_checkpoint(before: dict[str, Any], after: dict[str,
     assert json.dumps(before) == kept  # the input is not changed
 
 
+def test_what_the_config_says_of_dtypes_is_only_reported(tmp_path: Path) -> None:
+    source = write(tmp_path / "src", [GOOD], config(fmt="e5m2", expert_dtype="fp4"))
+    manifest = fp8convert.to_bf16(source, tmp_path / "dst")
+    assert differing(load(tmp_path / "dst"), dequantize_all(load(source))) == []
+    fmt, experts = manifest.data["warnings"]
+    assert "fmt is 'e5m2', but the codes are F8_E4M3: the stored dtypes are believed" in fmt
+    assert "expert_dtype is 'fp4', but the codes are F8_E4M3" in experts
+    with pytest.raises(SchemeError, match="fmt is 'e5m2'"):
+        fp8convert.to_bf16(source, tmp_path / "strict", strict=True)
+
+
+METHODS = ("fp8", "compressed-tensors", "modelopt", "mxfp4", "gptq", "awq")
+
+
+@pytest.mark.parametrize("value", [5, "x", [1], {"a": 1}, True, 4.0, [[]], {"format": 3}, None])
+@pytest.mark.parametrize(
+    "method", ["fp8", "compressed-tensors", "modelopt", "mxfp4", "gptq", "awq"]
+)
+def test_a_field_of_any_type_is_refused_or_ignored(method: str, value: Any) -> None:
+    """A config is untrusted: whatever a field holds, the answer is a scheme or a SchemeError."""
+    fields = ("modules_to_not_convert", "ignore", "config_groups", "weight_block_size", "fmt",
+              "quant_algo", "quantized_layers", "producer", "quantization", "bits", "group_size",
+              "desc_act", "checkpoint_format", "version", "sparsity_config", "transform_config",
+              "format", "exclude_modules", "expert_dtype", "zero_point")  # fmt: skip
+    group = {"weights": {"num_bits": 4, "group_size": 32}, "targets": ["Linear"]}
+    sound = {"quant_method": method, "bits": 4, "group_size": 128, "quant_algo": "FP8",
+             "format": "pack-quantized", "config_groups": {"g": group}}  # fmt: skip
+    for field in fields:
+        for said in (sound | {field: value}, {"quant_method": method, field: value}):
+            with contextlib.suppress(SchemeError):  # and no other error
+                schemes.detect(declared({"quantization_config": said}, {}), {}).read({}, [])
+    for field in group["weights"] | {"type": 0, "strategy": 0, "block_structure": 0, "actorder": 0}:
+        weights = {**group["weights"], field: value}  # type: ignore[dict-item]
+        said = sound | {"config_groups": {"g": group | {"weights": weights}}}
+        with contextlib.suppress(SchemeError):
+            schemes.detect(declared({"quantization_config": said}, {}), {})
+
+
 def test_integer_tables_stay_as_they_are(tmp_path: Path) -> None:
     tables = {
         "gate.tid2eid": torch.arange(12, dtype=torch.int64).reshape(3, 4),
@@ -239,23 +279,24 @@ def test_a_scheme_that_nearly_fits_leaves_the_answer_to_another(
 ) -> None:
     class Other(PlainScheme):
         @classmethod
-        def recognise(cls, config: Any, tensors: Any) -> Scheme | str | None:
-            method = config["quantization_config"]["quant_method"]
+        def recognise(cls, declared: Any, tensors: Any) -> Scheme | str | None:
+            method = declared.method
             return cls() if method == "fp8" else f"{method} is nearly this"
 
-    nearly = config(weight_block_size=None)
+    nearly = config(weight_block_size=0)
     monkeypatch.setattr(schemes, "known", lambda: (Fp8BlockScheme, Other))
-    assert isinstance(schemes.detect(nearly, {}), Other)
+    assert isinstance(schemes.detect(declared(nearly, {}), {}), Other)
     with pytest.raises(SchemeError, match=r"^fp9 is nearly this$"):
-        schemes.detect(config(quant_method="fp9"), {})
+        schemes.detect(declared(config(quant_method="fp9"), {}), {})
     monkeypatch.setattr(schemes, "known", lambda: (Fp8BlockScheme,))
-    with pytest.raises(SchemeError, match="weight_block_size is 'None'"):
-        schemes.detect(nearly, {})
+    with pytest.raises(SchemeError, match="weight_block_size is '0'"):
+        schemes.detect(declared(nearly, {}), {})
 
 
 def test_a_new_scheme_registers_by_being_there(tmp_path: Path) -> None:
-    assert {s.name for s in schemes.known()} == {"fp8-block", "none"}
+    names = {"awq", "compressed-tensors", "fp8-block", "gptq", "modelopt", "mxfp4", "none"}
+    assert {s.name for s in schemes.known()} == names
     assert all(issubclass(s, Scheme) for s in schemes.known())
     catalogue = open_catalogue(write(tmp_path / "src", [GOOD]))
-    found = schemes.detect(catalogue.config, catalogue.tensors)
+    found = schemes.detect(catalogue.declared, catalogue.tensors)
     assert found.to_dict() == {"scheme": "fp8-block", "block": [128, 128]}

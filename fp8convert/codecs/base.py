@@ -1,14 +1,14 @@
 """The contract of a codec: how stored parts encode a weight. A codec opens no file.
 
 A weight is seen as a matrix [rows, columns]. The engine asks for rectangles of it that lie
-contiguously in the output (whole rows, or a run within one row), cut at the codec's steps; the
-codec says which bytes of each part such a rectangle needs and decodes exactly those.
+contiguously in the output (whole rows, or a run within one row), cut at the codec's steps wherever
+they fit; the codec says which bytes of each part such a rectangle needs and decodes exactly those.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 
+COPIES = -1  # an axis: the pieces are equal
+
+
 class Stored(NamedTuple):
-    """A stored tensor: bytes ``[begin, end)`` of shard number ``shard``."""
+    """A stored tensor: bytes ``[begin, end)`` of shard number ``shard``.
+
+    One that a layout has cut over files has ``pieces``, in order along ``axis`` (or equal, if that
+    is COPIES); ``shape`` is the whole's, and ``begin`` is 0. See :mod:`fp8convert.pieces`.
+    """
 
     name: str
     dtype: str
@@ -29,15 +36,45 @@ class Stored(NamedTuple):
     shard: int
     begin: int
     end: int
+    pieces: tuple[Stored, ...] = ()
+    axis: int = 0
 
 
 class Grid(NamedTuple):
-    """A weight as a matrix, and where it may be cut: multiples of the steps (and its ends)."""
+    """A weight as a matrix, and where it may be cut.
+
+    Rows: always at multiples of ``period`` (the rows of one expert; 0 if there is only one), and
+    counted anew from there at multiples of ``row_step``. Columns: at multiples of ``column_step``.
+    Where a row of blocks does not fit into a tile, anywhere between rows, or at any multiple of
+    ``unit`` in a row.
+    """
 
     rows: int
     columns: int
     row_step: int
     column_step: int
+    period: int = 0
+    unit: int = 1
+
+    def period_end(self, row: int) -> int:
+        """Where the expert that ``row`` is in ends: no rectangle goes beyond."""
+        return row - row % self.period + self.period if self.period else self.rows
+
+    def row_cut(self, row: int, fit: int) -> int:
+        """The last legal cut within ``fit`` rows from ``row`` on; ``row`` if there is none."""
+        end = self.period_end(row)
+        if row + fit >= end:
+            return end
+        start = row - row % self.period if self.period else 0
+        return max(start + (row + fit - start) // self.row_step * self.row_step, row)
+
+    def split(self, rect: Rect) -> Iterator[Rect]:
+        """``rect`` expert by expert."""
+        r0 = rect.r0
+        while r0 < rect.r1:
+            r1 = min(self.period_end(r0), rect.r1)
+            yield rect._replace(r0=r0, r1=r1)
+            r0 = r1
 
 
 class Rect(NamedTuple):
@@ -50,10 +87,25 @@ class Rect(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Bytes ``[begin, end)`` of one part, relative to that part's first byte."""
+    """Bytes of one part, relative to its first: ``[begin, end)``, and that again ``times`` times,
+    each ``stride`` after the last. Decoding sees the runs joined."""
 
     begin: int
     end: int
+    times: int = 1
+    stride: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all runs."""
+        return (self.end - self.begin) * self.times
+
+
+def runs(begin: int, length: int, count: int, stride: int) -> Span:
+    """``count`` runs of ``length`` bytes; one run where they touch."""
+    if count == 1 or length == stride:
+        return Span(begin, begin + length * count)
+    return Span(begin, begin + length, count, stride)
 
 
 @dataclass(slots=True)
@@ -69,8 +121,12 @@ class Codec(ABC):
 
     name: ClassVar[str]
     rule: ClassVar[str]  # the numerical rule, for the manifest
-    roles: ClassVar[tuple[str, ...]]  # what the parts are, in order
     coded: ClassVar[bool]  # whether decoding changes the bytes
+
+    @property
+    @abstractmethod
+    def roles(self) -> tuple[str, ...]:
+        """What the parts are, in order."""
 
     @abstractmethod
     def check(self, parts: Sequence[Stored]) -> str | None:

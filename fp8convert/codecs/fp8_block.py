@@ -1,7 +1,9 @@
-"""FP8 with one float32 scale per block: DeepSeek-V3 and everything in its layout.
+"""Eight-bit codes, float or integer, with one scale per block, row, or matrix.
 
-Source: DeepSeek-V3 ``README_WEIGHTS.md``. ``codes`` F8_E4M3 [o, i]; ``scales`` F32
-[ceil(o/br), ceil(i/bc)], multipliers. The last blocks of a ragged axis are cut off, not padded.
+``codes`` [o, i] or [experts, o, i]; ``scales`` [ceil(o / br), ceil(i / bc)] for each matrix,
+multipliers. The last blocks of a ragged axis are cut off, not padded. Sources: DeepSeek-V3
+``README_WEIGHTS.md`` (F32 scales per 128 x 128), OCP MX v1.0 (E8M0 per 1 x 32), compressed-tensors
+``float-quantized`` and ``int-quantized`` (per row or matrix; zero points), ModelOpt FP8.
 """
 
 from __future__ import annotations
@@ -10,138 +12,102 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .base import Codec, Findings, Grid, Rect, Span, Stored
+from .base import Rect, Span, Stored
+from .blocks import Blocks, fits, mismatch
+from .elements import BY_DTYPE, ELEMENTS, Element
+from .scales import E8M0, PLAIN
 
 if TYPE_CHECKING:
     from .base import Array, Bytes
 
-E4M3_MAX = 448.0
-SCRATCH = 1 << 18  # elements
-LARGEST = {"BF16": 3.3895313892515355e38, "F16": 65504.0, "F32": 3.4028234663852886e38}
+Block = tuple[int | None, int | None]
+
+
+def grid_shape(shape: tuple[int, ...], block: Block) -> tuple[int, ...]:
+    """[..., blocks down, blocks across]; None in ``block`` is the whole axis."""
+    counts = (-(-n // (b or max(n, 1))) for n, b in zip(shape[-2:], block, strict=True))
+    return (*shape[:-2], *counts)
 
 
 @dataclass(frozen=True)
-class Fp8Block(Codec):
-    """e4m3fn codes with F32 scales per ``block`` = (rows, columns)."""
+class _EightBit(Blocks):
+    """``block`` = (rows, columns) that share a scale; None for the whole axis."""
 
-    block: tuple[int, int]
+    block: Block
+    code: str = "e4m3fn"
+
+    @property
+    def element(self) -> Element:
+        """By name."""
+        return ELEMENTS[self.code]
+
+    def block_of(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """``block``, with whole axes in numbers."""
+        rows, columns = (b or max(n, 1) for b, n in zip(self.block, shape[-2:], strict=True))
+        return rows, columns
+
+    def check(self, parts: Sequence[Stored]) -> str | None:
+        """Codes of the element's dtype, two or three axes; as many scales as there are blocks."""
+        codes, scales = parts[:2]
+        wanted = next(d for d, name in BY_DTYPE.items() if name == self.code)
+        if codes.dtype != wanted or len(codes.shape) not in (2, 3):
+            return (
+                f"codes are {codes.dtype} {list(codes.shape)}, expected {wanted} with two axes "
+                "(or three, of experts)"
+            )
+        want = grid_shape(codes.shape, self.block)
+        if scales.dtype not in (*PLAIN, *E8M0) or not fits(scales, want):
+            block = ", ".join(str(b or "all") for b in self.block)
+            why = f"for codes {list(codes.shape)} in blocks of [{block}]"
+            return mismatch("scales", scales, (*PLAIN, E8M0[0]), want, why)
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"codec": ..., "element": "e4m3fn", "block": [br, bc]}``; null is the whole axis."""
+        return {"codec": self.name, "element": self.code, "block": list(self.block)}
+
+
+@dataclass(frozen=True)
+class Fp8Block(_EightBit):
+    """e4m3fn codes (or e5m2, or the FNUZ forms) with scales."""
 
     name = "fp8-block"
     rule = "float32(code) * scale in float32, then one rounding to nearest even"
     roles = ("codes", "scales")
-    coded = True
+
+
+@dataclass(frozen=True)
+class Int8Block(_EightBit):
+    """int8 codes with scales and, if ``zero_points``, an int8 zero point beside each scale."""
+
+    code: str = "int8"
+    zero_points: bool = False
+    name = "int8-block"
+    rule = "(float32(code) - zero point) * scale in float32, then one rounding to nearest even"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Codes, scales, and zero points if there are any."""
+        return ("codes", "scales", "zeros") if self.zero_points else ("codes", "scales")
 
     def check(self, parts: Sequence[Stored]) -> str | None:
-        """Codes are a 2-D F8_E4M3 matrix; scales are F32 and as many as there are blocks."""
-        codes, scales = parts
-        if codes.dtype != "F8_E4M3" or len(codes.shape) != 2:
-            return f"codes are {codes.dtype} {list(codes.shape)}, expected F8_E4M3 with two axes"
-        want = tuple(-(-n // b) for n, b in zip(codes.shape, self.block, strict=True))
-        if scales.dtype != "F32" or scales.shape != want:
-            return (
-                f"scales are {scales.dtype} {list(scales.shape)}, expected F32 {list(want)} "
-                f"for codes {list(codes.shape)} in blocks of {list(self.block)}"
-            )
-        return None
+        """Zero points are I8, and as many as scales."""
+        wrong = super().check(parts)
+        if wrong is None and self.zero_points:
+            want, zeros = grid_shape(parts[0].shape, self.block), parts[2]
+            if zeros.dtype != "I8" or not fits(zeros, want):
+                return mismatch("zero points", zeros, ("I8",), want, "as the scales")
+        return wrong
 
-    def shape(self, parts: Sequence[Stored]) -> tuple[int, ...]:
-        """[o, i]."""
-        return parts[0].shape
+    def other_spans(
+        self, parts: Sequence[Stored], rect: Rect, origin: int, count: int
+    ) -> tuple[Span, ...]:
+        """Zero points, beside their scales."""
+        return (Span(origin, origin + count),) if self.zero_points else ()
 
-    def out_dtype(self, parts: Sequence[Stored], target: str) -> str:
-        """``target``."""
-        return target
-
-    def grid(self, parts: Sequence[Stored]) -> Grid:
-        """Cut on block boundaries."""
-        rows, columns = parts[0].shape
-        return Grid(rows, columns, *self.block)
-
-    def spans(self, parts: Sequence[Stored], rect: Rect) -> tuple[Span, ...]:
-        """The codes of ``rect``, and every row of scales that ``rect`` touches."""
-        columns, scale_columns = parts[0].shape[1], parts[1].shape[1]
-        br, bc = self.block
-        b0, b1 = rect.r0 // br, -(-rect.r1 // br)
-        k0, k1 = (0, scale_columns) if b1 - b0 > 1 else (rect.c0 // bc, -(-rect.c1 // bc))
-        first = rect.r0 * columns + rect.c0
-        codes = Span(first, first + (rect.r1 - rect.r0) * (rect.c1 - rect.c0))
-        return codes, Span(4 * (b0 * scale_columns + k0), 4 * ((b1 - 1) * scale_columns + k1))
-
-    def decode(
-        self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], out: Array, target: str
-    ) -> Findings:
-        """One float32 product per element, rounded once to ``target``."""
-        import numpy as np
-
-        from .. import kernels
-
-        shape = (rect.r1 - rect.r0, rect.c1 - rect.c0)
-        codes = data[0].reshape(shape)
-        block_rows = -(-rect.r1 // self.block[0]) - rect.r0 // self.block[0]
-        scales = np.frombuffer(data[1].tobytes(), "<f4").reshape(block_rows, -1)
-        found = Findings(damage=self._damage(codes, scales, rect))
-        phase = rect.r0 % self.block[0]
-        if target == "F16":
-            self._decode_f16(codes, scales, phase, out.reshape(shape))
-        else:
-            kernels.load().e4m3_blocks(codes, scales, phase, self.block, out.reshape(shape))
-        if float(np.abs(scales).max(initial=0.0)) * E4M3_MAX > LARGEST[target]:
-            found.overflowed = _count_infinite(out, target)
-        return found
-
-    def _decode_f16(self, codes: Array, scales: Array, phase: int, out: Array) -> None:
-        """Through float32, a bounded number of elements at a time."""
-        import numpy as np
-
-        from .. import kernels
-
-        (br, bc), (rows, columns) = self.block, codes.shape
-        wide = min(columns, max(SCRATCH // bc, 1) * bc)
-        high = max(SCRATCH // wide, 1) if wide == columns else 1
-        for r in range(0, rows, high):
-            top, end = phase + r, phase + min(r + high, rows)
-            for c in range(0, columns, wide):
-                part = codes[r : r + high, c : c + wide]
-                grid = scales[top // br : -(-end // br), c // bc : -(-(c + wide) // bc)]
-                product = np.empty(part.shape, np.float32)
-                kernels.load().e4m3_blocks(part, grid, top % br, self.block, product)
-                with np.errstate(over="ignore", under="ignore"):
-                    out[r : r + high, c : c + wide] = product
-
-    def _damage(self, codes: Array, scales: Array, rect: Rect) -> str | None:
-        import numpy as np
-
-        from .. import kernels
-
-        if kernels.load().has_nan_code(codes.reshape(-1)):
-            row, column = np.argwhere((codes & 0x7F) == 0x7F)[0]
-            return f"a NaN code at row {rect.r0 + row}, column {rect.c0 + column}"
-        bad = np.argwhere(~(np.isfinite(scales) & (scales > 0)))
-        for i, k in bad:
-            row, column = rect.r0 // self.block[0] + i, rect.c0 // self.block[1] + k
-            where = f"block row {row}, column {column}"
-            value = float(scales[i, k])
-            if value != 0:
-                return f"scale {value} at {where}, expected a finite number above 0"
-            if self._block(codes, rect, i, k).any():
-                return f"scale 0 at {where}, but the block's codes are not all zero"
-        return None
-
-    def _block(self, codes: Array, rect: Rect, i: int, k: int) -> Array:
-        br, bc = self.block
-        top = max((rect.r0 // br + i) * br - rect.r0, 0)
-        bottom = (rect.r0 // br + i + 1) * br - rect.r0
-        magnitudes: Array = codes[top:bottom, k * bc : (k + 1) * bc] & 0x7F
-        return magnitudes
-
-    def to_dict(self) -> dict[str, Any]:
-        """``{"codec": "fp8-block", "block": [br, bc]}``."""
-        return {"codec": self.name, "block": list(self.block)}
-
-
-def _count_infinite(out: Array, target: str) -> int:
-    import numpy as np
-
-    if target == "BF16":
-        return int(np.count_nonzero((out & np.uint16(0x7FFF)) == 0x7F80))
-    return int(np.count_nonzero(np.isinf(out)))
+    def grids(
+        self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes]
+    ) -> tuple[Array, Array | None]:
+        """Scales and zero points."""
+        scales, _ = super().grids(parts, rect, data)
+        return scales, data[2].view("int8").astype("float32") if self.zero_points else None

@@ -2,29 +2,60 @@
 
 Why they look like this: every integer stays ``np.uint32`` (numba widens to 64 bits otherwise and
 the loop runs at half speed), inner loops run over contiguous 1-D slices so that LLVM vectorizes
-them, and no float32 subnormal is ever an operand (each costs a microcode assist).
+them, and no float32 subnormal is ever an operand (each costs a microcode assist). A row is decoded
+4,096 columns at a time: the scales, one per column, and the unpacked codes stay in the L1 cache.
+
+A float format is a few numbers to one and the same loop: its magnitude bits, shifted to where
+float32 has its own, are a float32 whose exponent is too small by the difference of the biases.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
 
+from ..codecs.elements import Element
 from . import plain
 
-U32, F32 = np.uint32, np.float32
-SIGN, MAGNITUDE, NAN_CODE = U32(0x80), U32(0x7F), np.uint8(0x7F)
-TO_SIGN, TO_EXPONENT = U32(24), U32(20)
+U8, U16, U32, F32 = np.uint8, np.uint16, np.uint32, np.float32
 NORMAL = U32(1 << 23)  # a magnitude shifted this far or more has a non-zero exponent field
-REBIAS = U32(120 << 23)  # float32 bias 127 - e4m3 bias 7
-SUBNORMAL_REBIAS, SUBNORMAL_ONE = U32(121 << 23), F32(2.0**-6)  # 2**-6 * (1 + m/8) - 2**-6
 HALF, ONE, SIXTEEN = U32(0x7FFF), U32(1), U32(16)
-CHUNK = 4096  # columns per pass: the expanded scales of one row stay in the L1 cache
+LOW, FOUR, NONE = U8(15), U8(4), U8(255)  # no four-bit code is 255
+CHUNK = 4096  # columns per pass, even
+
+
+class Bits(NamedTuple):
+    """Where a float format has its bits, and how they become those of a float32."""
+
+    magnitude: Any  # mask
+    shift: Any  # of the magnitude, up to float32's exponent and mantissa
+    rebias: Any  # float32's bias minus the format's, in place
+    subnormal_rebias: Any  # 2**(1 - bias) * (1 + m) - 2**(1 - bias): exact, no subnormal operand
+    subnormal_one: Any
+    sign_shift: Any
+    zero: Any  # a code that becomes 0 when unpacked
+
+
+@functools.cache
+def _bits(element: Element) -> Bits:
+    assert element.mantissa is not None
+    assert element.bias is not None
+    up, width = 127 - element.bias, element.width
+    return Bits(
+        U32((1 << width - 1) - 1),
+        U32(23 - element.mantissa),
+        U32(up << 23),
+        U32(up + 1 << 23),
+        F32(2.0 ** (1 - element.bias)),
+        U32(32 - width),
+        NONE if element.minus_zero else U8(1 << width - 1),
+    )
 
 
 def _jit(function: Callable[..., Any]) -> Any:
@@ -35,70 +66,186 @@ def _jit(function: Callable[..., Any]) -> Any:
 
 
 @_jit
-def _product_bits(code: Any, scale: Any) -> Any:
+def _rounded(u: Any) -> Any:
+    return U16(U32(U32(u + U32(HALF + U32(U32(u >> SIXTEEN) & ONE))) >> SIXTEEN))
+
+
+@_jit
+def _float_product(code: Any, scale: Any, f: Any) -> Any:
     """float32(code) * scale, as bits; inlined into the loops below."""
-    bits = U32(U32(code & MAGNITUDE) << TO_EXPONENT)
-    normal = U32(bits + REBIAS).view(F32)
-    subnormal = F32(U32(bits + SUBNORMAL_REBIAS).view(F32) - SUBNORMAL_ONE)
+    magnitude = U32(code & f.magnitude)
+    bits = U32(magnitude << f.shift)
+    normal = U32(bits + f.rebias).view(F32)
+    subnormal = F32(U32(bits + f.subnormal_rebias).view(F32) - f.subnormal_one)
     product = F32((normal if bits >= NORMAL else subnormal) * scale)
-    return U32(product.view(U32) | U32(U32(code & SIGN) << TO_SIGN))
+    return U32(product.view(U32) | U32(U32(code ^ magnitude) << f.sign_shift))
 
 
-def _e4m3_run(codes: Any, scales: Any, out: Any) -> None:
+@_jit
+def _int_product(code: Any, zero: Any, scale: Any) -> Any:
+    """(float32(code) - zero) * scale, as bits."""
+    return F32((F32(code) - zero) * scale).view(U32)
+
+
+def _float_run(codes: Any, scales: Any, f: Any, out: Any) -> None:
     raise NotImplementedError("only its overload below runs, inside compiled code")
 
 
-@overload(_e4m3_run, jit_options={"nogil": True})
-def _e4m3_run_for(codes: Any, scales: Any, out: Any) -> Callable[..., None]:
-    def to_bf16(codes: Any, scales: Any, out: Any) -> None:
+@overload(_float_run, jit_options={"nogil": True})
+def _float_run_for(codes: Any, scales: Any, f: Any, out: Any) -> Callable[..., None]:
+    def to_bf16(codes: Any, scales: Any, f: Any, out: Any) -> None:
         for i in range(codes.size):
-            u = U32(_product_bits(codes[i], scales[i]))
-            out[i] = np.uint16(U32(U32(u + U32(HALF + U32(U32(u >> SIXTEEN) & ONE))) >> SIXTEEN))
+            out[i] = _rounded(_float_product(U32(codes[i]), scales[i], f))
 
-    def to_f32(codes: Any, scales: Any, out: Any) -> None:
+    def to_f32(codes: Any, scales: Any, f: Any, out: Any) -> None:
         for i in range(codes.size):
-            out[i] = U32(_product_bits(codes[i], scales[i])).view(F32)
+            out[i] = U32(_float_product(U32(codes[i]), scales[i], f)).view(F32)
+
+    return to_bf16 if out.dtype == types.uint16 else to_f32
+
+
+def _int_run(codes: Any, scales: Any, zeros: Any, out: Any) -> None:
+    raise NotImplementedError("only its overload below runs, inside compiled code")
+
+
+@overload(_int_run, jit_options={"nogil": True})
+def _int_run_for(codes: Any, scales: Any, zeros: Any, out: Any) -> Callable[..., None]:
+    def to_bf16(codes: Any, scales: Any, zeros: Any, out: Any) -> None:
+        for i in range(codes.size):
+            out[i] = _rounded(_int_product(codes[i], zeros[i], scales[i]))
+
+    def to_f32(codes: Any, scales: Any, zeros: Any, out: Any) -> None:
+        for i in range(codes.size):
+            out[i] = U32(_int_product(codes[i], zeros[i], scales[i])).view(F32)
 
     return to_bf16 if out.dtype == types.uint16 else to_f32
 
 
 @_jit
-def _e4m3_rows(codes: Any, scales: Any, phase: int, br: int, bc: int, out: Any) -> None:
-    rows, columns = codes.shape
-    width = max(CHUNK // bc, 1) * bc
-    expanded = np.empty(min(width, columns), F32)
-    for lo in range(0, columns, width):
-        hi = min(lo + width, columns)
-        current = -1
-        for r in range(rows):
-            block_row = (phase + r) // br
-            if block_row != current:  # one scale per element, once per row of blocks
-                current = block_row
-                row = scales[block_row]
-                for b in range(lo // bc, (hi + bc - 1) // bc):
-                    expanded[b * bc - lo : min(b * bc + bc, hi) - lo] = row[b]
-            _e4m3_run(codes[r, lo:hi], expanded[: hi - lo], out[r, lo:hi])
+def _end(lo: int, bc: int, columns: int) -> int:
+    """Where the pass from column ``lo`` ends: whole blocks, or part of one that is wider."""
+    step = CHUNK // bc * bc if bc <= CHUNK else min(CHUNK, bc - lo % bc)
+    return min(lo + step, columns)
 
 
 @_jit
-def _largest_magnitude(codes: Any) -> Any:
-    top = np.uint8(0)
+def _expand(row: Any, lo: int, hi: int, bc: int, out: Any) -> None:
+    """One value per column of a pass, from one per ``bc`` columns."""
+    if bc == 1:
+        out[: hi - lo] = row[lo:hi]
+        return
+    first, whole = lo // bc, (hi - lo) // bc  # blocks
+    for b in range(whole):
+        value = row[first + b]
+        for c in range(bc):  # nothing but a store: unrolled and vectorized
+            out[b * bc + c] = value
+    if whole * bc < hi - lo:
+        out[whole * bc : hi - lo] = row[first + whole]
+
+
+@_jit
+def _unpack(packed: Any, zero: Any, out: Any) -> None:
+    """Four-bit codes, one a byte; the code ``zero`` becomes 0."""
+    for j in range(packed.size):
+        low, high = U8(packed[j] & LOW), U8(packed[j] >> FOUR)
+        out[2 * j] = U8(0) if low == zero else low
+        out[2 * j + 1] = U8(0) if high == zero else high
+
+
+@_jit
+def _float_rows(
+    codes: Any, packed: bool, scales: Any, phase: int, br: int, bc: int, f: Any, out: Any
+) -> None:
+    rows, columns = out.shape
+    expanded, nibbles = np.empty(CHUNK, F32), np.empty(CHUNK, U8)
+    lo = 0
+    while lo < columns:
+        hi = _end(lo, bc, columns)
+        current = -1
+        for r in range(rows):
+            if (phase + r) // br != current:  # once per row of blocks
+                current = (phase + r) // br
+                _expand(scales[current], lo, hi, bc, expanded)
+            if packed:
+                _unpack(codes[r, lo // 2 : hi // 2], f.zero, nibbles)
+                _float_run(nibbles[: hi - lo], expanded[: hi - lo], f, out[r, lo:hi])
+            else:
+                _float_run(codes[r, lo:hi], expanded[: hi - lo], f, out[r, lo:hi])
+        lo = hi
+
+
+@_jit
+def _int_rows(
+    codes: Any, packed: bool, scales: Any, zeros: Any, phase: int, br: int, bc: int, out: Any
+) -> None:
+    rows, columns = out.shape
+    expanded, offsets = np.empty(CHUNK, F32), np.empty(CHUNK, F32)
+    nibbles = np.empty(CHUNK, codes.dtype)
+    lo = 0
+    while lo < columns:
+        hi = _end(lo, bc, columns)
+        current = -1
+        for r in range(rows):
+            if (phase + r) // br != current:
+                current = (phase + r) // br
+                _expand(scales[current], lo, hi, bc, expanded)
+                _expand(zeros[current], lo, hi, bc, offsets)
+            width = hi - lo
+            if packed:
+                _unpack(codes[r, lo // 2 : hi // 2], NONE, nibbles)
+                _int_run(nibbles[:width], expanded[:width], offsets[:width], out[r, lo:hi])
+            else:
+                _int_run(codes[r, lo:hi], expanded[:width], offsets[:width], out[r, lo:hi])
+        lo = hi
+
+
+@_jit
+def _largest(codes: Any, flip: Any, mask: Any) -> Any:
+    top = U8(0)
     for i in range(codes.size):
-        top = max(top, np.uint8(codes[i] & NAN_CODE))
+        top = max(top, U8(U8(codes[i] ^ flip) & mask))
     return top
 
 
-def has_nan_code(codes: plain.Array) -> bool:
-    """As :func:`plain.has_nan_code`."""
-    return int(_largest_magnitude(codes)) == 0x7F
+@_jit
+def _transpose_nibbles(packed: Any, out: Any) -> None:
+    rows, columns = packed.shape
+    for lo in range(0, rows, 64):  # the source rows of a step stay in the cache
+        for b in range(columns):
+            for r in range(lo, min(lo + 64, rows)):
+                out[2 * b, r] = packed[r, b] & LOW
+                out[2 * b + 1, r] = packed[r, b] >> FOUR
 
 
-def e4m3_blocks(
-    codes: plain.Array, scales: plain.Array, phase: int, block: tuple[int, int], out: plain.Array
+def has_odd_code(element: Element, codes: plain.Array) -> bool:
+    """As :func:`plain.has_odd_code`."""
+    if element.odd is None:
+        return False
+    return bool(_largest(codes, U8(element.odd.flip), U8(element.odd.mask)) >= element.odd.limit)
+
+
+def transpose_nibbles(packed: plain.Array, out: plain.Array) -> None:
+    """As :func:`plain.transpose_nibbles`."""
+    _transpose_nibbles(packed, out)
+
+
+def decode(
+    element: Element,
+    codes: plain.Array,
+    scales: plain.Array,
+    zeros: plain.Array | None,
+    phase: int,
+    block: tuple[int, int],
+    out: plain.Array,
 ) -> None:
-    """As :func:`plain.e4m3_blocks`; NaN codes and unusual scales take the plain twin's path."""
+    """As :func:`plain.decode`; odd codes and unusual scales take the plain twin's path."""
     usual = not np.signbit(scales).any() and bool(np.isfinite(scales).all())
-    if usual and not has_nan_code(codes.reshape(-1)):
-        _e4m3_rows(codes, scales, phase, block[0], block[1], out)
-    else:  # NaN and sign rules in one place only; no healthy checkpoint comes here
-        plain.e4m3_blocks(codes, scales, phase, block, out)
+    if not usual or has_odd_code(element, codes.reshape(-1)):
+        # NaN and sign rules in one place only; no healthy checkpoint comes here
+        plain.decode(element, codes, scales, zeros, phase, block, out)
+    elif element.is_float:
+        _float_rows(codes, element.bits == 4, scales, phase, *block, _bits(element), out)
+    else:
+        zeros = np.zeros_like(scales) if zeros is None else zeros
+        codes = codes.view(np.int8) if element.signed else codes
+        _int_rows(codes, element.bits == 4, scales, zeros, phase, *block, out)

@@ -1,31 +1,27 @@
 """Plain NumPy twins of the compiled kernels: the fallback, and the oracle of their tests.
 
-Slow (about 0.1 G elements/s) and written for the reader: look the code up, multiply, round.
+Slow (about 0.1 G elements/s) and written for the reader: look the code up, subtract the zero point,
+multiply, round.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..codecs.elements import ELEMENTS, Element
+
 Array = npt.NDArray[Any]
-ROWS, COLUMNS = 64, 4096  # per step: the float32 temporaries stay small
+ROWS, COLUMNS = 64, 4096  # per step: the float32 temporaries stay small; even
 
 
-def e4m3_value(code: int) -> float:
-    """One e4m3fn code as the published formula has it: s eeee mmm, bias 7, NaN at 0x7F and 0xFF."""
-    sign = -1.0 if code & 0x80 else 1.0
-    exponent, mantissa = (code >> 3) & 15, code & 7
-    if exponent == 15 and mantissa == 7:
-        return float("nan")
-    if exponent == 0:
-        return sign * mantissa * 2.0**-9
-    return float(sign * (1 + mantissa / 8) * 2.0 ** (exponent - 7))
-
-
-E4M3 = np.array([e4m3_value(c) for c in range(256)], np.float32)
+@functools.cache
+def table(element: Element) -> Array:
+    """float32 value of each code of ``element``."""
+    return np.array([element.value(c) for c in range(1 << element.bits)], np.float32)
 
 
 def round_bf16(values: Array) -> Array:
@@ -36,26 +32,58 @@ def round_bf16(values: Array) -> Array:
     return kept
 
 
-def e4m3_blocks(
-    codes: Array, scales: Array, phase: int, block: tuple[int, int], out: Array
+def unpacked(packed: Array) -> Array:
+    """uint8 [r, c/2] -> uint8 [r, c] of four-bit codes, the low nibble first."""
+    codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.uint8)
+    codes[:, 0::2] = packed & 15
+    codes[:, 1::2] = packed >> 4
+    return codes
+
+
+def decode(
+    element: Element,
+    codes: Array,
+    scales: Array,
+    zeros: Array | None,
+    phase: int,
+    block: tuple[int, int],
+    out: Array,
 ) -> None:
-    """Decode ``codes`` uint8 [r, c] with ``scales`` float32 [ceil((phase+r)/br), ceil(c/bc)].
+    """Decode ``codes`` uint8 [r, c] ([r, c/2] if four bits wide) into ``out`` [r, c].
 
-    ``out`` [r, c] is float32, or uint16 for bfloat16 bits; each element is one float32 product,
-    rounded once. ``phase`` is how far into its block the first row lies.
+    ``scales`` and ``zeros`` (none for floats) are float32 [ceil((phase + r) / br), ceil(c / bc)];
+    ``phase`` is how far into its block the first row lies. ``out`` is float32, or uint16 for
+    bfloat16 bits: ``(float32(code) - zero) * scale`` in float32, rounded once.
     """
-    br, bc = block
-    for r0 in range(0, codes.shape[0], ROWS):
-        for c0 in range(0, codes.shape[1], COLUMNS):
-            at = (slice(r0, r0 + ROWS), slice(c0, c0 + COLUMNS))
-            part = codes[at]
-            rows = (phase + r0 + np.arange(part.shape[0])) // br
-            columns = (c0 + np.arange(part.shape[1])) // bc
+    (rows, columns), (br, bc) = out.shape, block
+    narrow = 8 // element.bits
+    for r0 in range(0, rows, ROWS):
+        for c0 in range(0, columns, COLUMNS):
+            part = codes[r0 : r0 + ROWS, c0 // narrow : (c0 + COLUMNS) // narrow]
+            part = unpacked(part) if element.bits == 4 else part
+            at = np.ix_(
+                (phase + r0 + np.arange(part.shape[0])) // br,
+                (c0 + np.arange(part.shape[1])) // bc,
+            )
             with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-                product = E4M3[part] * scales[np.ix_(rows, columns)]
-            out[at] = round_bf16(product) if out.dtype == np.uint16 else product
+                value = table(element)[part]
+                product = (value if zeros is None else value - zeros[at]) * scales[at]
+            rounded = round_bf16(product) if out.dtype == np.uint16 else product
+            out[r0 : r0 + ROWS, c0 : c0 + COLUMNS] = rounded
 
 
-def has_nan_code(codes: Array) -> bool:
-    """Whether any e4m3 code of uint8 [n] is NaN (0x7F or 0xFF)."""
-    return bool(np.any((codes & np.uint8(0x7F)) == 0x7F))
+def has_odd_code(element: Element, codes: Array) -> bool:
+    """Whether a code of uint8 [n] is one that no weight has (NaN, infinity)."""
+    if element.odd is None:
+        return False
+    flip, mask, limit = map(np.uint8, element.odd)
+    return bool(np.any(((codes ^ flip) & mask) >= limit))
+
+
+def transpose_nibbles(packed: Array, out: Array) -> None:
+    """uint8 [n, b] -> ``out`` uint8 [2b, n]: rows 2k, 2k + 1 are column k's low, high nibbles."""
+    out[0::2] = (packed & 15).T
+    out[1::2] = (packed >> 4).T
+
+
+__all__ = ["ELEMENTS", "decode", "has_odd_code", "round_bf16", "table", "transpose_nibbles"]

@@ -6,7 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ..catalogue import INDEX, SINGLE
+from .deepseek import RANK_FILE
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 
 
 def numbered(count: int) -> list[str]:
@@ -19,7 +22,9 @@ def numbered(count: int) -> list[str]:
 def kept(names: Sequence[str]) -> list[str]:
     """The source's own names, unless a loader would misread one of them among several."""
     # transformers takes model.safetensors over an index; vLLM takes consolidated* for Mistral's.
-    if any(n.startswith("consolidated") for n in names) or (len(names) > 1 and SINGLE in names):
+    # A rank's name on a file of the whole would be taken for one rank of it.
+    odd = any(n.startswith("consolidated") or RANK_FILE.fullmatch(n) for n in names)
+    if odd or (len(names) > 1 and SINGLE in names):
         return numbered(len(names))
     return list(names)
 
@@ -30,6 +35,3 @@ def index(weight_map: dict[str, str], total_size: int, metadata: dict[str, Any])
         return None
     fields = {"metadata": {**metadata, "total_size": total_size}, "weight_map": weight_map}
     return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
-
-
-__all__ = ["INDEX", "SINGLE", "index", "kept", "numbered"]

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from fp8convert.errors import UsageError, shown
-
-from .spec import Sample, Weight
+from .spec import FILE_6, PLAIN, Part, Sample, Storage, Weight, chosen
 from .tokenizer import small_files
 
 # Exactly the published config.json, which is the `full` size.
@@ -114,17 +112,27 @@ SIZES: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
+FP8 = Storage(
+    Part("", "F8_E4M3", "codes"), (Part(".weight_scale_inv", "F32", "scales", (128, 128)),)
+)
+STORAGES = {**PLAIN, "linear": FP8, "mlp": FP8, "expert": FP8}
+
+
 def sample(size: str) -> Sample:
     """The checkpoint of one size: tiny, small, or full (sparse). Unknown sizes: UsageError."""
-    if size not in SIZES:
-        raise UsageError(f"size {shown(size)}, expected one of {', '.join(SIZES)}")
-    changed, shard_bytes = SIZES[size]
+    changed, shard_bytes = chosen("deepseek-v3", SIZES, size)
     config = PUBLISHED | changed
-    return Sample(config, tuple(_model(config)), small_files(), shard_bytes, size == "full")
+    weights = tuple(model(config))
+    return Sample(
+        config, weights, STORAGES, small_files(), shard_bytes, size == "full", shard_file=FILE_6
+    )
 
 
-def _model(c: dict[str, Any]) -> Iterator[Weight]:
-    """Every weight in the published order: the MTP layer comes after lm_head."""
+def model(c: dict[str, Any]) -> Iterator[Weight]:
+    """Every weight in the published order: the MTP layer comes after lm_head.
+
+    Kinds: linear (of attention), mlp (dense layers and shared experts), expert, and the plain ones.
+    """
     table = (c["vocab_size"], c["hidden_size"])
     layers = c["num_hidden_layers"]
     yield Weight("model.embed_tokens.weight", table, "matrix")
@@ -142,7 +150,7 @@ def _layer(at: str, c: dict[str, Any], moe: bool) -> Iterator[Weight]:
     if moe:
         yield from _moe(f"{at}mlp.", c)
     else:
-        yield from _mlp(f"{at}mlp.", hidden, c["intermediate_size"])
+        yield from _mlp(f"{at}mlp.", hidden, c["intermediate_size"], "mlp")
     yield Weight(f"{at}input_layernorm.weight", (hidden,), "norm")
     yield Weight(f"{at}post_attention_layernorm.weight", (hidden,), "norm")
 
@@ -160,19 +168,20 @@ def _attention(at: str, c: dict[str, Any]) -> Iterator[Weight]:
     yield Weight(f"{at}o_proj.weight", (hidden, heads * value), "linear")
 
 
-def _mlp(at: str, hidden: int, width: int) -> Iterator[Weight]:
-    yield Weight(f"{at}gate_proj.weight", (width, hidden), "linear")
-    yield Weight(f"{at}up_proj.weight", (width, hidden), "linear")
-    yield Weight(f"{at}down_proj.weight", (hidden, width), "linear")
+def _mlp(at: str, hidden: int, width: int, kind: str) -> Iterator[Weight]:
+    gate = f"{at}gate_proj.weight"
+    yield Weight(gate, (width, hidden), kind)
+    yield Weight(f"{at}up_proj.weight", (width, hidden), kind, fused=gate)
+    yield Weight(f"{at}down_proj.weight", (hidden, width), kind)
 
 
 def _moe(at: str, c: dict[str, Any]) -> Iterator[Weight]:
     hidden, width, experts = c["hidden_size"], c["moe_intermediate_size"], c["n_routed_experts"]
     yield Weight(f"{at}gate.weight", (experts, hidden), "matrix")
     yield Weight(f"{at}gate.e_score_correction_bias", (experts,), "bias")
-    yield from _mlp(f"{at}shared_experts.", hidden, width * c["n_shared_experts"])
+    yield from _mlp(f"{at}shared_experts.", hidden, width * c["n_shared_experts"], "mlp")
     for expert in range(experts):
-        yield from _mlp(f"{at}experts.{expert}.", hidden, width)
+        yield from _mlp(f"{at}experts.{expert}.", hidden, width, "expert")
 
 
 def _mtp(at: str, c: dict[str, Any]) -> Iterator[Weight]:

@@ -1,43 +1,113 @@
-"""What a sample checkpoint is made of, as data: weights, how a scheme stores them, in which shard.
+"""What a sample checkpoint is made of, as data: weights, how each is stored, in which shard.
 
-Shapes are [out, in]; sizes are bytes. Nothing here opens a file or needs NumPy.
+Shapes are [..., out, in]; sizes are bytes. Nothing here opens a file or needs NumPy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from fp8convert.dtypes import DTYPES
+from fp8convert.errors import UsageError, shown
 from fp8convert.header import numel
 
-BLOCK = 128  # rows and columns that share one scale
-SCHEMES = ("fp8", "bf16")
+SCHEMES = ("published", "fp8", "bf16")
+FILE_5 = "model-{number:05d}-of-{count:05d}.safetensors"
+FILE_6 = "model-{number:05d}-of-{count:06d}.safetensors"  # a few publishers use six digits
+
+Shape = tuple[int, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One weight of a model. ``kind`` is linear (the scheme may quantize it), matrix, norm or bias.
+    """One weight of a model. ``kind`` selects the storage the family has for it.
 
-    ``same_as`` names the weight whose values this one repeats, if any.
+    ``same_as`` names the weight whose values this one repeats, if any; ``fused`` the weight that
+    runs in one matrix multiply with this one and so has the same per-tensor scales.
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     kind: str
     same_as: str = ""
+    fused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One tensor of a stored weight: named as the weight, ``.weight`` replaced by ``suffix``.
+
+    An element stands for ``block`` rows and columns of the weight (a ragged edge has elements of
+    its own) and is ``lanes`` long where that is not 0; ``block`` None is one 0-d value for all.
+    ``fill`` says how the values are made; a ``shared`` part is the same in fused weights.
+    """
+
+    suffix: str
+    dtype: str
+    fill: str
+    block: tuple[int, int] | None = (1, 1)
+    lanes: int = 0
+    shared: bool = False
+
+    def shape(self, weight: Shape) -> Shape:
+        """The shape of this part of a weight."""
+        if self.fill == "shape":
+            return (len(weight),)
+        if self.block is None:
+            return ()
+        if self.block == (1, 1):
+            return weight
+        *experts, rows, columns = weight
+        grid = (*experts, -(-rows // self.block[0]), -(-columns // self.block[1]))
+        return (*grid, self.lanes) if self.lanes else grid
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a kind of weight is stored: codes, scales that multiply them, and what has no part in it.
+
+    Without scales the codes are the weight. ``turned`` weights decode to [..., in, out].
+    """
+
+    codes: Part
+    scales: tuple[Part, ...] = ()
+    extras: tuple[Part, ...] = ()
+    turned: bool = False
+
+
+def plain(dtype: str, fill: str) -> Storage:
+    """A weight stored as it is."""
+    return Storage(Part("", dtype, fill))
+
+
+# What the families have in common: tables and routers, norms, and float32 vectors.
+PLAIN: dict[str, Storage] = {
+    "matrix": plain("BF16", "matrix"),
+    "norm": plain("BF16", "norm"),
+    "bias": plain("F32", "bias"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One tensor of a file. ``fill`` says how its values are made, ``stream`` seeds them."""
+    """One tensor of a file. ``fill`` says how its values are made, ``stream`` seeds them.
+
+    ``of`` is the shape of the weight it belongs to, ``block`` as in Part. Fill "decoded" makes
+    the values from ``parts``, the codes and then the scales, ``turned`` as in Storage.
+    """
 
     name: str
     dtype: str
-    shape: tuple[int, ...]
+    shape: Shape
     fill: str
     stream: str
+    of: Shape = ()
+    block: tuple[int, int] | None = (1, 1)
+    parts: tuple[Stored, ...] = ()
+    turned: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -49,40 +119,66 @@ class Stored:
 class Sample:
     """A checkpoint to be written: config.json, weights in model order, small files (name -> text).
 
-    A shard is closed once it holds ``shard_bytes``. ``sparse`` writes headers and holes only.
+    ``storages`` has one entry for each kind of weight. A shard is closed once it holds
+    ``shard_bytes``; ``sparse`` writes headers and holes only. The unquantized twin goes without
+    ``coded_files`` and the config's ``coded_keys``.
     """
 
     config: Mapping[str, Any]
     weights: tuple[Weight, ...]
+    storages: Mapping[str, Storage]
     files: Mapping[str, str]
     shard_bytes: int
-    sparse: bool
+    sparse: bool = False
+    shard_file: str = FILE_5
+    coded_keys: frozenset[str] = frozenset({"quantization_config"})
+    coded_files: Mapping[str, str] = field(default_factory=dict)
 
 
-def scale_name(weight: str) -> str:
-    """The tensor that holds the scales of a coded weight; a multiplier, whatever its name says."""
-    return f"{weight}_scale_inv"
+def chosen(family: str, sizes: Mapping[str, T], size: str) -> T:
+    """The entry of one size. Raises UsageError naming the sizes that the family has."""
+    if size not in sizes:
+        raise UsageError(f"size {shown(size)}, expected one of {', '.join(sizes)} for {family}")
+    return sizes[size]
 
 
-def store(weights: Iterable[Weight], scheme: str) -> Iterator[Stored]:
-    """The tensors that hold ``weights`` under ``scheme``: one or two for each, in model order."""
-    for w in weights:
-        stream = w.same_as or w.name
-        if w.kind == "bias":
-            yield Stored(w.name, "F32", w.shape, "bias", stream)
-        elif w.kind != "linear":
-            yield Stored(w.name, "BF16", w.shape, w.kind, stream)
-        elif scheme == "bf16":
-            yield Stored(w.name, "BF16", w.shape, "decoded", stream)
+def store(sample: Sample, scheme: str) -> Iterator[Stored]:
+    """The tensors that hold the weights under ``scheme``, in model order."""
+    for weight in sample.weights:
+        how = sample.storages[weight.kind]
+        values = tuple(_stored(weight, part) for part in (how.codes, *how.scales))
+        if scheme != "bf16":
+            yield from values
+            yield from (_stored(weight, part) for part in how.extras)
+        elif how.scales:
+            yield _decoded(weight, values, how.turned)
         else:
-            scale = scale_name(w.name)
-            yield Stored(w.name, "F8_E4M3", w.shape, "codes", stream)
-            yield Stored(scale, "F32", scale_shape(w.shape), "scales", scale_name(stream))
+            yield from values
 
 
-def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """[ceil(o / 128), ceil(i / 128)]: a ragged edge has a scale of its own."""
-    return tuple(-(-n // BLOCK) for n in shape)
+def _stored(weight: Weight, part: Part) -> Stored:
+    stream = (part.shared and weight.fused) or weight.same_as or weight.name
+    return Stored(
+        _part_name(weight.name, part),
+        part.dtype,
+        part.shape(weight.shape),
+        part.fill,
+        _part_name(stream, part),
+        weight.shape,
+        part.block,
+    )
+
+
+def _part_name(weight: str, part: Part) -> str:
+    return weight.removesuffix(".weight") + part.suffix if part.suffix else weight
+
+
+def _decoded(weight: Weight, parts: tuple[Stored, ...], turned: bool) -> Stored:
+    *experts, rows, columns = weight.shape
+    shape = (*experts, columns, rows) if turned else weight.shape
+    return Stored(
+        weight.name, "BF16", shape, "decoded", "", weight.shape, parts=parts, turned=turned
+    )
 
 
 def shards(tensors: Iterable[Stored], shard_bytes: int) -> list[list[Stored]]:
@@ -107,6 +203,9 @@ def _file_order(t: Stored) -> tuple[int, str]:
     return -DTYPES[t.dtype].bits, t.name
 
 
-def shard_name(number: int, count: int) -> str:
-    """File name of shard ``number`` (from 0), with the digits of the published checkpoints."""
-    return f"model-{number + 1:05d}-of-{count:06d}.safetensors"
+def shard_names(sample: Sample, count: int) -> list[str]:
+    """File names of ``count`` shards. ``index`` and ``last`` are for families that start at 0."""
+    return [
+        sample.shard_file.format(number=i + 1, count=count, index=i, last=count - 1)
+        for i in range(count)
+    ]

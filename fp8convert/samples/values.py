@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from functools import cache
-from statistics import NormalDist
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,15 @@ from numpy.typing import NDArray
 
 from fp8convert.header import numel
 
-from .spec import BLOCK, Stored, scale_name, scale_shape
+from .elements import as_float32, code_values, to_bf16
+from .spec import Stored
+from .tables import table
+
+__all__ = ["pieces", "table"]
 
 CHUNK = 1 << 16  # numbers drawn at a time: stays in the cache
 BAND = 1 << 18  # elements made at a time, at least: bounds memory to tens of MB
-MAX_CODE = 448.0
-MEAN_SCALE = 0.02 * 4 / MAX_CODE  # codes reach 448 at 4.2 sigma: weights of sigma 0.02
+STEP = 128  # rows of a band: a multiple of this, so that no block of scales is cut
 
 Array = NDArray[Any]
 
@@ -32,18 +34,27 @@ def pieces(tensor: Stored, seed: int) -> Iterator[Array]:
     """The values of ``tensor`` in file order, in bands of whole rows; BF16 as uint16 bits."""
     if tensor.fill == "decoded":
         yield from _decoded(tensor, seed)
+    elif tensor.fill == "shape":
+        yield np.array(tensor.of, np.int32)
     else:
-        yield from _drawn(tensor.shape, tensor.fill, tensor.stream, seed)
+        rows = numel(tensor.shape[:-1])
+        yield from _drawn(tensor, seed, rows, _band(rows, tensor.nbytes))
 
 
-def _drawn(shape: tuple[int, ...], fill: str, stream: str, seed: int) -> Iterator[Array]:
-    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+def _band(rows: int, items: int) -> int:
+    """Rows of a band: as many as hold BAND items, in whole steps."""
+    return max(1, BAND * rows // max(1, STEP * items)) * STEP
+
+
+def _drawn(tensor: Stored, seed: int, rows: int, band: int) -> Iterator[Array]:
+    """The tensor as ``rows`` rows of its table's items (bytes of packed codes), in bands."""
+    digest = hashlib.sha256(f"{seed}/{tensor.stream}".encode()).digest()
     source = np.random.SFC64(int.from_bytes(digest[:16], "little"))
-    columns = numel(shape[1:])
-    rows = max(1, BAND // (BLOCK * columns)) * BLOCK
-    for top in range(0, shape[0], rows):
-        height = min(rows, shape[0] - top)
-        yield _draw(source, table(fill), height * columns).reshape(height, *shape[1:])
+    values = table(tensor.fill)
+    columns = tensor.nbytes // values.itemsize // max(1, rows)
+    for top in range(0, rows, band):
+        height = min(band, rows - top)
+        yield _draw(source, values, height * columns).reshape(height, columns)
 
 
 def _draw(source: np.random.SFC64, values: Array, count: int) -> Array:
@@ -56,68 +67,40 @@ def _draw(source: np.random.SFC64, values: Array, count: int) -> Array:
     return out
 
 
-@cache
-def table(fill: str) -> Array:
-    """The 65,536 values that tensors of one kind are drawn from: codes, scales, matrix, ..."""
-    z = np.array([NormalDist().inv_cdf((i + 0.5) / 65536) for i in range(65536)])
-    if fill == "codes":
-        return to_e4m3(z * (MAX_CODE / z.max()))
-    if fill == "scales":
-        return np.asarray(MEAN_SCALE * np.exp(0.25 * z), np.float32)
-    if fill == "bias":
-        return np.asarray(0.01 * z, np.float32)
-    mean, sigma = (1.0, 0.05) if fill == "norm" else (0.0, 0.02)
-    return to_bf16(np.asarray(mean + sigma * z, np.float32))
-
-
 def _decoded(tensor: Stored, seed: int) -> Iterator[Array]:
-    """BF16 bits of code * scale: one float32 multiply, one rounding."""
-    grid = scale_shape(tensor.shape)
-    scales = np.concatenate([*_drawn(grid, "scales", scale_name(tensor.stream), seed)])
-    top = 0
-    for codes in _drawn(tensor.shape, "codes", tensor.stream, seed):
-        rows, columns = codes.shape
-        block_rows = scales[top // BLOCK : -(-(top + rows) // BLOCK)]
-        wide = np.repeat(block_rows, BLOCK, axis=1)[:, :columns]
-        scale = np.repeat(wide, BLOCK, axis=0)[:rows]  # the last block is cut to the edge
-        values: Array = e4m3_values().take(codes)
-        values *= scale
-        yield to_bf16(values)
-        top += rows
+    """BF16 bits of code * scale: one float32 multiply, one rounding.
 
-
-@cache
-def e4m3_values() -> Array:
-    """float32 value of each e4m3fn code: s eeee mmm, bias 7, no infinity, NaN at 0x7F and 0xFF.
-
-    Source: Micikevicius et al., "FP8 formats for deep learning", arXiv 2209.05433, table 1.
+    Several scales are multiplied first, in float32. A turned tensor is made matrix by matrix.
     """
-    return np.array([_e4m3_value(code) for code in range(256)], np.float32)
+    codes, *scales = tensor.parts
+    rows, columns = numel(tensor.of[:-1]), tensor.of[-1]
+    band = tensor.of[-2] if tensor.turned else _band(rows, rows * columns)
+    block = next((s.block for s in scales if s.block), None)
+    scale = reduce(np.multiply, (_scale(s, seed) for s in scales))
+    values = code_values(codes.fill)
+    top = 0
+    for bits in _drawn(codes, seed, rows, band):
+        decoded = values.take(bits).view(np.float32)
+        decoded *= _spread(scale, block, top, decoded.shape)
+        out = to_bf16(decoded)
+        yield np.ascontiguousarray(out.T) if tensor.turned else out
+        top += len(bits)
 
 
-def _e4m3_value(code: int) -> float:
-    sign = -1.0 if code & 0x80 else 1.0
-    exponent, mantissa = (code >> 3) & 15, code & 7
-    if exponent == 15 and mantissa == 7:
-        return float("nan")
-    if exponent == 0:
-        return float(sign * mantissa * 2.0**-9)
-    return float(sign * (1 + mantissa / 8) * 2.0 ** (exponent - 7))
+def _scale(part: Stored, seed: int) -> Array:
+    """All the scales of a weight as float32 [rows of blocks, blocks in a row], or 0-d."""
+    rows = numel(part.shape[:-1])
+    bits = np.concatenate([*_drawn(part, seed, rows, _band(rows, part.nbytes))])
+    values = as_float32(bits, part.dtype)
+    return values if part.shape else values.reshape(())
 
 
-def to_e4m3(x: Array) -> Array:
-    """The nearest e4m3fn code of each value; magnitudes up to 448, never NaN."""
-    magnitudes = e4m3_values()[:0x7F].astype(np.float64)
-    code = np.searchsorted((magnitudes[1:] + magnitudes[:-1]) / 2, np.abs(x))
-    return np.asarray(code | np.where(x < 0, 0x80, 0), np.uint8)
-
-
-def to_bf16(x: Array) -> Array:
-    """BF16 bits of finite float32 values, round to nearest even."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    rounded = bits >> 16  # in place from here on: twice as fast as one expression
-    rounded &= 1
-    rounded += 0x7FFF
-    rounded += bits
-    rounded >>= 16
-    return rounded.astype(np.uint16)
+def _spread(scale: Array, block: tuple[int, int] | None, top: int, shape: tuple[int, ...]) -> Array:
+    """The scale of every element of a band that begins at row ``top``, a block boundary."""
+    if block is None:
+        return scale
+    (down, across), (rows, columns) = block, shape
+    block_rows = scale[top // down : -(-(top + rows) // down)]
+    wide = np.repeat(block_rows, across, axis=1)[:, :columns]
+    # the last block is cut to the edge
+    return wide if down == 1 else np.repeat(wide, down, axis=0)[:rows]

@@ -12,7 +12,7 @@ from typing import Any
 from fp8convert import header
 from fp8convert.errors import TargetError, shown
 
-from .spec import Sample, Stored, shard_name, shards, store
+from .spec import Sample, Stored, shard_names, shards, store
 from .values import pieces
 
 METADATA = {"format": "pt"}
@@ -23,14 +23,14 @@ def write_sample(dst: str, sample: Sample, scheme: str, seed: int) -> list[list[
 
     Raises TargetError if ``dst`` exists and is not an empty folder, or cannot be written.
     """
-    cut = shards(store(sample.weights, scheme), sample.shard_bytes)
-    names = [shard_name(number, len(cut)) for number in range(len(cut))]
+    cut = shards(store(sample, scheme), sample.shard_bytes)
+    names = shard_names(sample, len(cut))
     with _staged(dst) as folder:
         for name, tensors in zip(names, cut, strict=True):
             _write_shard(os.path.join(folder, name), tensors, sample.sparse, seed)
         _write_json(folder, "model.safetensors.index.json", _index(names, cut))
         _write_json(folder, "config.json", _config(sample, scheme))
-        for name, text in sample.files.items():
+        for name, text in _files(sample, scheme).items():
             _write_text(folder, name, text)
     return cut
 
@@ -84,8 +84,13 @@ def _index(names: list[str], cut: list[list[Stored]]) -> dict[str, Any]:
 
 def _config(sample: Sample, scheme: str) -> dict[str, Any]:
     """The family's config; an unquantized model must not claim to be quantized."""
-    hidden = {"quantization_config"} if scheme == "bf16" else set()
+    hidden = sample.coded_keys if scheme == "bf16" else frozenset()
     return {key: value for key, value in sample.config.items() if key not in hidden}
+
+
+def _files(sample: Sample, scheme: str) -> dict[str, str]:
+    coded = {} if scheme == "bf16" else sample.coded_files
+    return {**sample.files, **coded}
 
 
 def _write_json(folder: str, name: str, value: Any) -> None:

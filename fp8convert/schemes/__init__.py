@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
 
-from ..codecs.base import Stored
+from ..declared import Declared
 from ..errors import SchemeError
 from ..strictjson import brief
-from .base import Config, Scheme, quantization_config
+from .base import Scheme, Tensors
 
 
 def known() -> tuple[type[Scheme], ...]:
@@ -22,17 +21,16 @@ def known() -> tuple[type[Scheme], ...]:
     return tuple(s for s in Scheme.__subclasses__() if s.__module__.rpartition(".")[0] == __name__)
 
 
-def detect(config: Config, tensors: Mapping[str, Stored]) -> Scheme:
-    """The scheme that ``config`` declares and ``tensors`` follow; SchemeError if none is known."""
-    answers = [scheme.recognise(config, tensors) for scheme in known()]
+def detect(declared: Declared, tensors: Tensors) -> Scheme:
+    """The scheme that is declared and that ``tensors`` follow; SchemeError if none is known."""
+    answers = [scheme.recognise(declared, tensors) for scheme in known()]
     for answer in answers:
         if isinstance(answer, Scheme):
             return answer
     reasons = [a for a in answers if isinstance(a, str)]
     if not reasons:
-        declared = (quantization_config(config) or {}).get("quant_method")
         reasons = [
-            f"config.json: quantization_config.quant_method is {brief(declared)}; known: "
+            f"{declared.where}.quant_method is {brief(declared.method)}; known: "
             + "; ".join(scheme.declared_as for scheme in known())
         ]
     raise SchemeError("\n".join(reasons))

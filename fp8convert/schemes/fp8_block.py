@@ -1,130 +1,111 @@
-"""``quant_method: fp8`` with ``weight_block_size``: ``X.weight`` beside ``X.weight_scale_inv``.
+"""``quant_method: fp8``: DeepSeek V3 to V4.1, Qwen3, GLM, MiniMax, Mistral, and who follows them.
 
-Source: DeepSeek-V3 ``config.json`` and ``README_WEIGHTS.md``. Despite its name the scale
-multiplies.
+Sources: DeepSeek-V3 ``config.json`` and ``README_WEIGHTS.md``; the configs of the others. Despite
+its name ``weight_scale_inv`` multiplies. Also DeepSeek's own ``model{i}-mp{N}`` files, whose code
+fixes the block at 128 x 128 and says so nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..codecs.base import Stored
-from ..codecs.fp8_block import Fp8Block
-from ..codecs.raw import Raw
+from ..codecs.elements import BY_DTYPE
+from ..codecs.fp8_block import Block
+from ..declared import Declared, strings
 from ..dtypes import CODED_FLOATS
-from ..errors import shown
 from ..strictjson import brief
-from .base import Config, Reading, Scheme, Weight, quantization_config
+from .base import Reading, Scheme, Tensors, Weight
+from .forms import by_dtype
 
-SCALE_SUFFIX = "_scale_inv"
-# Fields that would say something else of the codes than this scheme reads, and what they may hold.
-READ_ONLY_IF: dict[str, tuple[str | None, ...]] = {
-    "fmt": (None, "float8_e4m3fn", "e4m3"),
-    "quant_algo": (None,),
-    "expert_dtype": (None, "fp8"),
-}
-PACKED = ("I8", "U8", "I16", "U16", "I32", "U32")  # what other schemes keep narrow codes in
+# Fields that could say something else of the codes than is read here, and what they may hold.
+READ_ONLY_IF: dict[str, tuple[object, ...]] = {
+    "fmt": (None, "e4m3", "float8_e4m3fn", "e4m3fn", "e5m2", "float8_e5m2", "e4m3fnuz",
+            "float8_e4m3fnuz", "e5m2fnuz", "float8_e5m2fnuz"),
+    "quant_algo": (None, "FP8", "NVFP4", "MIXED_PRECISION"),
+    "expert_dtype": (None, "fp8", "fp4"),
+    "scale_fmt": (None, "ue8m0", "float"),
+}  # fmt: skip
+METHODS = ("fp8", "mxfp8", "fbgemm_fp8")
+RANK_BLOCK = (128, 128)
 
 
 @dataclass(frozen=True)
 class Fp8BlockScheme(Scheme):
-    """Codes and scales paired by name, then held to the declared block by the codec."""
+    """``block`` is the declared one; None where the config has none: a scale a tensor or a row."""
 
-    block: tuple[int, int]
+    block: Block | None
+    ignored: tuple[str, ...] = ()
+    fmt: str | None = None
+    experts: str | None = None
     name = "fp8-block"
-    declared_as = "fp8 (with weight_block_size)"
+    declared_as = "fp8 (blocks of weight_block_size, or a scale a tensor)"
 
     @classmethod
-    def recognise(cls, config: Config, tensors: Mapping[str, Stored]) -> Scheme | str | None:
+    def recognise(cls, declared: Declared, tensors: Tensors) -> Scheme | str | None:
         """``quant_method: fp8``; anything else in the declaration must be what is read here."""
-        declared = quantization_config(config)
-        if declared is None or declared.get("quant_method") != "fp8":
+        found = declared.quantization
+        if found is None and declared.ranks:
+            coded = any(t.dtype in CODED_FLOATS for t in tensors.values())
+            return cls(RANK_BLOCK) if coded else None
+        if found is None or declared.method not in METHODS:
             return None
-        block = declared.get("weight_block_size")
-        if not (
-            type(block) is list and len(block) == 2 and all(type(b) is int and b > 0 for b in block)
-        ):
+        block = found.get("weight_block_size")
+        if block is not None and not _is_block(block):
             return (
-                f"config.json: quantization_config.weight_block_size is {brief(block)}, "
+                f"{declared.where}.weight_block_size is {brief(block)}, "
                 "expected two positive integers such as [128, 128]"
             )
-        for where, place in _places(config):
+        for where, place in declared.places():
             for field, accepted in READ_ONLY_IF.items():
                 if place.get(field) not in accepted:
-                    return (
-                        f"config.json: {where}{field} is {brief(place[field])}, "
-                        f"expected {accepted[-1] or 'none'}"
-                    )
-        return cls((block[0], block[1]))
+                    known = ", ".join(str(a) for a in accepted if a is not None)
+                    return f"{where}{field} is {brief(place[field])}, expected one of {known}"
+        said = [place.get("expert_dtype") for _, place in declared.places()]
+        experts = next((e for e in said if e is not None), None)
+        names = [n for key in LISTS for n in strings(found.get(key))]
+        covered = (block[0], block[1]) if block else None
+        return cls(covered, tuple(names), found.get("fmt"), experts)
 
-    def read(self, tensors: Mapping[str, Stored], shards: Sequence[str]) -> Reading:
-        """Every F8_E4M3 tensor needs its scale, every scale its weight; the rest is raw."""
-        codec, raw = Fp8Block(self.block), Raw()
-        weights: list[Weight] = []
-        problems: list[str] = []
-        used: set[str] = set()
-        later: list[Stored] = []
-        for t in tensors.values():
-            scale = tensors.get(t.name + SCALE_SUFFIX) if t.dtype in CODED_FLOATS else None
-            if t.name.endswith(SCALE_SUFFIX):
-                later.append(t)
-            elif scale is not None:
-                used.add(scale.name)
-                wrong = codec.check((t, scale))
-                if wrong:
-                    problems.append(f"{shards[t.shard]}: weight {shown(t.name)}: {wrong}")
-                weights.append(Weight(t.name, codec, (t, scale)))
-            elif t.dtype in CODED_FLOATS:
-                problems.append(
-                    f"{shards[t.shard]}: weight {shown(t.name)} is {t.dtype} but has no scale: "
-                    f"expected a tensor {shown(t.name + SCALE_SUFFIX)} in any shard"
-                )
-            elif _packed(t, tensors):
-                problems.append(
-                    f"{shards[t.shard]}: weight {shown(t.name)} is {t.dtype} {list(t.shape)}: "
-                    "packed codes? expected F8_E4M3, or a floating-point weight"
-                )
-            else:
-                weights.append(Weight(t.name, raw, (t,)))
-        for t in later:
-            if t.name not in used:
-                problems.append(_orphan(t, tensors, shards))
-        if not used and not problems:
-            problems.append(
-                "config.json declares quant_method fp8, but no tensor is FP8: already converted, "
-                "with a stale config? Remove its quantization_config if so"
-            )
-        return Reading(tuple(weights), tuple(problems))
+    def claim(self, t: Stored, tensors: Tensors) -> Weight | str | None:
+        """FP8 beside a scale, or FP4 experts."""
+        return by_dtype(t, tensors, self.block)
+
+    def read(self, tensors: Tensors, shards: Sequence[str]) -> Reading:
+        """As every scheme; what the config says of dtypes that no tensor bears out is reported."""
+        found = super().read(tensors, shards)
+        dtypes = {w.parts[0].dtype for w in found.weights if w.codec.coded}
+        more = []
+        if self.fmt is not None and not dtypes & _dtypes(self.fmt):
+            more.append(("fmt", self.fmt))
+        if self.experts == "fp4" and not dtypes & {"I8", "U8", "F4"}:
+            more.append(("expert_dtype", self.experts))
+        notes = tuple(
+            f"config.json: {field} is {value!r}, but the codes are {', '.join(sorted(dtypes))}: "
+            "the stored dtypes are believed"
+            for field, value in more
+            if dtypes
+        )
+        return replace(found, warnings=found.warnings + notes)
+
+    def hints(self) -> Sequence[str]:
+        """``modules_to_not_convert``, ``ignored_layers`` or ``ignore``."""
+        return self.ignored
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"scheme": "fp8-block", "block": [br, bc]}``."""
-        return {"scheme": self.name, "block": list(self.block)}
+        """``{"scheme": "fp8-block", "block": [br, bc]}``; null: a scale a tensor or a row."""
+        return {"scheme": self.name, "block": list(self.block) if self.block else None}
 
 
-def _places(config: Config) -> Iterator[tuple[str, Config]]:
-    """Every object of the config that may speak of the codes, and its path for a message."""
-    for where, place in (("", config), ("text_config.", config.get("text_config"))):
-        if isinstance(place, dict):
-            yield where, place
-            inner = place.get("quantization_config")
-            if isinstance(inner, dict):
-                yield f"{where}quantization_config.", inner
+LISTS = ("modules_to_not_convert", "ignored_layers", "ignore")
 
 
-def _packed(t: Stored, tensors: Mapping[str, Stored]) -> bool:
-    """A matrix of integers that is named like a weight, or that has a scale of some kind."""
-    if t.dtype not in PACKED or len(t.shape) < 2:
-        return False
-    beside = (f"{t.name}_scale", t.name + SCALE_SUFFIX)
-    return t.name.endswith("weight") or any(name in tensors for name in beside)
+def _dtypes(fmt: str) -> set[str]:
+    name = fmt.removeprefix("float8_")
+    return {d for d, element in BY_DTYPE.items() if element in (name, f"{name}fn")}
 
 
-def _orphan(scale: Stored, tensors: Mapping[str, Stored], shards: Sequence[str]) -> str:
-    owner = tensors.get(scale.name.removesuffix(SCALE_SUFFIX))
-    found = f"that weight is {owner.dtype}" if owner else "there is no such weight"
-    return (
-        f"{shards[scale.shard]}: scale {shown(scale.name)}: expected an F8_E4M3 weight "
-        f"{shown(scale.name.removesuffix(SCALE_SUFFIX))}, but {found}"
-    )
+def _is_block(block: object) -> bool:
+    return type(block) is list and len(block) == 2 and all(type(b) is int and b > 0 for b in block)

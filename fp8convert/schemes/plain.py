@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..codecs.base import Stored
-from ..codecs.raw import Raw
+from ..declared import Declared
 from ..dtypes import CODED_FLOATS
-from ..errors import shown
-from .base import Config, Reading, Scheme, Weight, quantization_config
+from .base import Reading, Scheme, Tensors, Weight
 
 
 @dataclass(frozen=True)
@@ -21,20 +20,21 @@ class PlainScheme(Scheme):
     declared_as = "no quantization_config at all"
 
     @classmethod
-    def recognise(cls, config: Config, tensors: Mapping[str, Stored]) -> Scheme | str | None:
+    def recognise(cls, declared: Declared, tensors: Tensors) -> Scheme | str | None:
         """Nothing declared."""
-        return cls() if quantization_config(config) is None else None
+        return cls() if declared.quantization is None else None
 
-    def read(self, tensors: Mapping[str, Stored], shards: Sequence[str]) -> Reading:
-        """All raw; 8-bit floats without a declaration are a problem."""
-        raw = Raw()
-        problems = tuple(
-            f"{shards[t.shard]}: tensor {shown(t.name)} is {t.dtype}, but config.json has no "
-            "quantization_config that says how it is scaled"
-            for t in tensors.values()
-            if t.dtype in CODED_FLOATS
-        )
-        return Reading(tuple(Weight(t.name, raw, (t,)) for t in tensors.values()), problems)
+    def claim(self, t: Stored, tensors: Tensors) -> Weight | str | None:
+        """Codes without a declaration are a problem."""
+        if t.dtype not in CODED_FLOATS:
+            return None
+        return f"it is {t.dtype}, but no quantization_config says how it is scaled"
+
+    def read(self, tensors: Tensors, shards: Sequence[str]) -> Reading:
+        """All raw, and nothing coded is no problem."""
+        found = super().read(tensors, shards)
+        problems = tuple(p for p in found.problems if p != self.nothing_coded())
+        return Reading(found.weights, problems)
 
     def to_dict(self) -> dict[str, Any]:
         """``{"scheme": "none"}``."""

@@ -1,0 +1,39 @@
+"""Columns whose groups were reordered by activation (GPTQ's ``desc_act``): one scale each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .base import Findings
+from .blocks import SCRATCH, Coded, decode_matrix
+from .elements import Element
+
+if TYPE_CHECKING:
+    from .base import Array
+
+
+def group_damage(group_of: Array, groups: int) -> str | None:
+    """Why ``group_of`` (int32 [columns]) cannot be, with so many groups; or None."""
+    low, high = (int(group_of.min()), int(group_of.max())) if group_of.size else (0, 0)
+    if low >= 0 and high < groups:
+        return None
+    return f"its columns are in groups {low} to {high}, expected 0 to {groups - 1}"
+
+
+def by_column(element: Element, p: Coded, group_of: Array, out: Array, target: str) -> Findings:
+    """Decode ``p`` [r, c], whose scales and zero points are [r, groups], into ``out`` [r, c].
+
+    ``group_of`` [c] is the group of each column. A bounded number of rows at a time.
+    """
+    total = Findings()
+    step = max(SCRATCH // max(out.shape[1], 1), 1)
+    for r in range(0, out.shape[0], step):
+        rows = slice(r, r + step)
+        zeros = None if p.zeros is None else p.zeros[rows][:, group_of]
+        part = p._replace(
+            codes=p.codes[rows], scales=p.scales[rows][:, group_of], zeros=zeros, row=p.row + r
+        )
+        found = decode_matrix(element, part, out[rows], target)
+        total.damage = total.damage or found.damage
+        total.overflowed += found.overflowed
+    return total
