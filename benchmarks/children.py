@@ -12,9 +12,10 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
 class Child(NamedTuple):
-    """A command that ended well: seconds from start to end, peak resident bytes."""
+    """A command that ended well: seconds from start to end and of all cores, peak resident bytes."""
 
     seconds: float
+    cpu: float
     peak: int
 
 
@@ -26,7 +27,7 @@ def child(command: list[str]) -> Child:
     if found["code"]:
         said = done.stderr.strip()[-500:]
         raise RuntimeError(f"{' '.join(command)} ended with {found['code']}: {said}")
-    return Child(found["seconds"], found["peak"])
+    return Child(found["seconds"], found["cpu"], found["peak"])
 
 
 def fp8convert(*arguments: str | Path) -> Child:

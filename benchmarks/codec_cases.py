@@ -161,7 +161,10 @@ def _fp4(draw: Draw) -> Iterator[Case]:
 def _packed(draw: Draw) -> Iterator[Case]:
     forms = ((4, 32, False), (4, 128, False), (4, 32, True), (4, 128, True), (8, 128, False))
     for bits, group, zero_points in forms:
-        parts = [draw.words(ROWS, COLUMNS * bits // 32), draw.scales("BF16", ROWS, COLUMNS // group)]
+        parts = [
+            draw.words(ROWS, COLUMNS * bits // 32),
+            draw.scales("BF16", ROWS, COLUMNS // group),
+        ]
         parts += [draw.words(ROWS * bits // 32, COLUMNS // group)] if zero_points else []
         title = f"packed int{bits}, group {group}{', zero points' if zero_points else ''}"
         codec = PackedInt(bits, group, ("zeros",) if zero_points else ())
@@ -176,7 +179,7 @@ def _packed(draw: Draw) -> Iterator[Case]:
 
 def _transposed(draw: Draw) -> Iterator[Case]:
     parts = [("U8", draw.bytes(1, 5760, 90, 16)), draw.scales("U8", 1, 5760, 90)]
-    peer = Peer("transformers", peers.gpt_oss(*_tensors(parts), rows=704))
+    peer = Peer("transformers", peers.gpt_oss(704, *_tensors(parts)))
     yield _case("MXFP4 transposed (gpt-oss)", GptOss(), parts, peer)
 
     group, groups = 128, COLUMNS // 128
@@ -184,7 +187,7 @@ def _transposed(draw: Draw) -> Iterator[Case]:
         draw.words(COLUMNS, ROWS // 8), draw.scales("F16", groups, ROWS),
         draw.words(groups, ROWS // 8),
     ]  # fmt: skip
-    decode = peers.awq(*_tensors(parts), group)
+    decode = peers.awq(group, *_tensors(parts))
     yield _case("AWQ, group 128", Awq(group), parts, Peer("AutoAWQ's formula, torch", decode))
 
     for bits in (4, 8):
@@ -197,7 +200,7 @@ def _transposed(draw: Draw) -> Iterator[Case]:
                 ("I32", _shuffled(draw, group) if shuffled else _plain(group)),
             ]  # fmt: skip
             title = f"GPTQ int{bits}, group 128{', g_idx shuffled' if shuffled else ''}"
-            peer = Peer("AutoGPTQ's formula, torch", peers.gptq(*_tensors(parts), bits))
+            peer = Peer("AutoGPTQ's formula, torch", peers.gptq(bits, *_tensors(parts)))
             yield _case(title, Gptq(bits, group, True, True), parts, peer)
 
 
@@ -206,4 +209,5 @@ def _plain(group: int) -> Array:
 
 
 def _shuffled(draw: Draw, group: int) -> Array:
-    return draw.source.permutation(_plain(group))
+    found: Array = draw.source.permutation(_plain(group))
+    return found

@@ -62,14 +62,14 @@ def fine_grained(codes: torch.Tensor, scales: torch.Tensor) -> Call:
     """transformers' dequantizer of blocks of any size, and of packed FP4."""
     module = importlib.import_module("transformers.integrations.finegrained_fp8")
     dequantize = module.Fp8Dequantize(None)._dequantize_one
-    return lambda: dequantize(codes, scales, torch.bfloat16)  # type: ignore[no-any-return]
+    return lambda: dequantize(codes, scales, torch.bfloat16)
 
 
-def gpt_oss(blocks: torch.Tensor, scales: torch.Tensor, rows: int) -> Call:
+def gpt_oss(rows: int, blocks: torch.Tensor, scales: torch.Tensor) -> Call:
     """transformers' converter of gpt-oss experts, of the first ``rows`` of each."""
     module = importlib.import_module("transformers.integrations.mxfp4")
     some, few = blocks[:, :, : rows // 32].contiguous(), scales[:, :, : rows // 32].contiguous()
-    return lambda: module.convert_moe_packed_tensors(some, few)  # type: ignore[no-any-return]
+    return lambda: module.convert_moe_packed_tensors(some, few)
 
 
 def nvfp4(codes: torch.Tensor, scales: torch.Tensor, whole: torch.Tensor) -> Call:
@@ -91,12 +91,13 @@ def packed_shuffled(codes: torch.Tensor, scales: torch.Tensor, groups: torch.Ten
     shape = torch.Size((codes.shape[0], 8 * codes.shape[1]))
 
     def decode() -> torch.Tensor:
-        return (unpack(codes, 4, shape).float() * scales.float()[:, groups]).to(torch.bfloat16)
+        values: torch.Tensor = unpack(codes, 4, shape)
+        return (values.float() * scales.float()[:, groups]).to(torch.bfloat16)
 
     return decode
 
 
-def awq(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, group: int) -> Call:
+def awq(group: int, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> Call:
     """AutoAWQ's ``dequantize_gemm``, in float32, turned as the weight is."""
     shifts = torch.arange(0, 32, 4)
 
@@ -113,11 +114,11 @@ def awq(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, group: i
 
 
 def gptq(
+    bits: int,
     codes: torch.Tensor,
     scales: torch.Tensor,
     zeros: torch.Tensor,
     groups: torch.Tensor,
-    bits: int,
 ) -> Call:
     """AutoGPTQ's ``qlinear_cuda`` without a kernel, in float32, turned as the weight is."""
     shifts, mask = torch.arange(0, 32, bits, dtype=torch.int32), (1 << bits) - 1

@@ -15,10 +15,11 @@ import fp8convert
 
 from . import inputs
 from .bare_io import Setting, floor
+from .children import Child
 from .children import fp8convert as command
 from .common import MIB, Bound, Env, Report, Values, alternate, clear, timed
 
-BOUND = Bound(at_most=1.15)
+BOUND, PEAK = Bound(at_most=1.15), Bound(at_most=600)  # MiB
 QUICK = (Setting(8, 4 * MIB), Setting(8, 8 * MIB))
 SETTINGS = (*QUICK, Setting(4, 8 * MIB), Setting(12, 8 * MIB), Setting(16, 4 * MIB))
 TRIALS = 3
@@ -27,34 +28,39 @@ TRIALS = 3
 def run(env: Env, report: Report) -> None:
     """The small sample as it is, in many shards, and rewritten as one file."""
     many = inputs.sample(env, "small")
-    _warm(env)
-    _compare(env, report, many)
-    _compare(env, report, inputs.merged(env, many))
+    warm(env)
+    compare(env, report, many)
+    compare(env, report, inputs.merged(env, many))
 
 
-def _warm(env: Env) -> None:
+def warm(env: Env) -> None:
     """Load NumPy and the compiled kernels: the bound is on a call in a warm process."""
     fp8convert.to_bf16(inputs.sample(env, "tiny"), env.fresh())
 
 
-def _compare(env: Env, report: Report, source: Path) -> None:
+def compare(env: Env, report: Report, source: Path, settings: Sequence[Setting] = SETTINGS) -> None:
+    """Convert ``source`` by call and by command, beside the floor of its bytes."""
     files, target = inputs.shards(source), env.fresh()
     fp8convert.to_bf16(source, target)
     sizes = [f.stat().st_size for f in target.iterdir()]
-    best = _best(env, files, sizes)
+    best = _best(env, files, sizes, settings)
+    runs: list[Child] = []
     found = alternate(
         {
             "floor": lambda: floor(files, env.fresh(), sizes, best),
             "call": lambda: _call(inputs.evicted(source), env.fresh()),
-            "command": lambda: (
-                command("to-bf16", inputs.evicted(source), env.fresh(), "--quiet").seconds
-            ),
+            "command": lambda: _command(inputs.evicted(source), env.fresh(), runs),
         },
         env.repeats,
     )
     clear(target)
     what = f"{source.name}, {len(files)} shard(s), {_gb(files, sizes):.2f} GB moved"
     _report(report, what, f"floor: direct I/O, {best}", found)
+    label = "fp8convert to-bf16, default settings"
+    cpu = Values(f"{label}, of all cores", [r.cpu for r in runs])
+    report.figure(f"{what}: CPU time of the command", cpu)
+    peak = Values(label, [r.peak / MIB for r in runs], "MiB")
+    report.figure(f"{what}: peak memory of the command", peak, PEAK)
 
 
 def _report(report: Report, what: str, label: str, found: dict[str, tuple[float, ...]]) -> None:
@@ -65,13 +71,20 @@ def _report(report: Report, what: str, label: str, found: dict[str, tuple[float,
     report.ratio(f"{what}: the command against the floor", whole, bottom)
 
 
+def _command(source: Path, target: Path, runs: list[Child]) -> float:
+    runs.append(command("to-bf16", source, target, "--quiet"))
+    return runs[-1].seconds
+
+
 def _call(source: Path, target: Path) -> float:
     return timed(lambda: fp8convert.to_bf16(source, target))
 
 
-def _best(env: Env, files: Sequence[Path], sizes: Sequence[int]) -> Setting:
+def _best(
+    env: Env, files: Sequence[Path], sizes: Sequence[int], among: Sequence[Setting]
+) -> Setting:
     """The setting with which this disk is fastest, so that the floor is a strong one."""
-    settings = {str(s): s for s in (QUICK if env.quick else SETTINGS)}
+    settings = {str(s): s for s in (QUICK if env.quick else among)}
     sides = {name: lambda s=s: floor(files, env.fresh(), sizes, s) for name, s in settings.items()}
     found = alternate(sides, 1 if env.quick else TRIALS)
     for name, seconds in found.items():

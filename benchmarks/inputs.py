@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from fp8convert import header
 from fp8convert.dtypes import DTYPES
@@ -20,19 +21,25 @@ METADATA = {"format": "pt"}
 Tensor = tuple[str, str, tuple[int, ...]]
 
 
-def sample(env: Env, size: str) -> Path:
+def sample(env: Env, size: str, family: str = "deepseek-v3") -> Path:
     """The project's own sample of that size."""
-    return _kept(env, f"sample-{size}", lambda to: make_sample(str(to), size=size) and None)
+    return kept(env, f"{family}-{size}", lambda to: make_sample(str(to), family, size))
 
 
 def merged(env: Env, source: Path) -> Path:
     """``source`` rewritten as one ``model.safetensors`` without an index."""
-    return _kept(env, f"{source.name}-merged", lambda to: _merge(source, to))
+    return kept(env, f"{source.name}-merged", lambda to: _merge(source, to))
 
 
-def sparse(env: Env, name: str, shards: list[list[Tensor]]) -> Path:
-    """A checkpoint of holes that read as zeros: genuine headers, legal codes and scales."""
-    return _kept(env, name, lambda to: _write_sparse(to, shards, sample(env, "tiny")))
+def sparse(
+    env: Env, name: str, shards: list[list[Tensor]], config: dict[str, Any] | None = None
+) -> Path:
+    """A checkpoint of holes that read as zeros: genuine headers, legal codes and scales.
+
+    Without a ``config`` of its own it has the one of the tiny sample.
+    """
+    like = config or json.loads((sample(env, "tiny") / "config.json").read_text())
+    return kept(env, name, lambda to: _write_sparse(to, shards, like))
 
 
 def coded(name: str, rows: int, columns: int) -> Iterator[Tensor]:
@@ -55,7 +62,7 @@ def shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def _kept(env: Env, name: str, make: Callable[[Path], object]) -> Path:
+def kept(env: Env, name: str, make: Callable[[Path], object]) -> Path:
     """The folder ``name``, made by ``make`` under another name first: it is whole or absent."""
     path = env.data / name
     if not path.exists():
@@ -95,17 +102,22 @@ def _copy_small(source: Path, to: Path) -> None:
             shutil.copy(file, to)
 
 
-def _write_sparse(to: Path, cut: list[list[Tensor]], like: Path) -> None:
-    to.mkdir()
-    shutil.copy(like / "config.json", to)
-    names = [f"model-{n + 1:05d}-of-{len(cut):06d}.safetensors" for n in range(len(cut))]
-    for name, tensors in zip(names, cut, strict=True):
+def _write_sparse(to: Path, cut: list[list[Tensor]], config: dict[str, Any]) -> None:
+    for name, tensors in zip(begin(to, cut, config), cut, strict=True):
         head = header.build(tensors, METADATA)
         (to / name).write_bytes(head)
         os.truncate(to / name, len(head) + _nbytes(tensors))
+
+
+def begin(to: Path, cut: list[list[Tensor]], config: dict[str, Any]) -> list[str]:
+    """The new folder ``to`` with config and index; the names that its shards must have."""
+    to.mkdir()
+    (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    names = [f"model-{n + 1:05d}-of-{len(cut):06d}.safetensors" for n in range(len(cut))]
     place = {t[0]: name for name, tensors in zip(names, cut, strict=True) for t in tensors}
     index = {"metadata": {"total_size": sum(map(_nbytes, cut))}, "weight_map": place}
     (to / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    return names
 
 
 def _nbytes(tensors: Iterable[Tensor]) -> int:

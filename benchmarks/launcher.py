@@ -1,4 +1,4 @@
-"""Run one command and say how long it took and what its peak memory was, as JSON on stdout.
+"""Run one command and say its time, its CPU time and its peak memory, as JSON on stdout.
 
 Linux counts the memory a process had before its exec in ``ru_maxrss``: a child of a Python that
 has torch loaded seems to need as much itself. So this script, a bare interpreter, starts it.
@@ -22,6 +22,7 @@ def main() -> None:
     found = {
         "code": os.waitstatus_to_exitcode(status),
         "seconds": seconds,
+        "cpu": usage.ru_utime + usage.ru_stime,
         "peak": usage.ru_maxrss * unit,
     }
     print(json.dumps(found))

@@ -19,7 +19,7 @@ COMMANDS = {
     "inspect": ("inspect", "inspect_command", "Say what a checkpoint is, from its headers."),
     "make-sample": ("make_sample", "make_sample_command", "Write a sample checkpoint."),
     "shard-for-tp": ("shard_for_tp", "shard_for_tp_command", "Not yet: tensor-parallel ranks."),
-    "to-bf16": ("to_bf16", "to_bf16_command", "Convert an FP8 checkpoint to BF16."),
+    "to-bf16": ("to_bf16", "to_bf16_command", "Convert a low-precision checkpoint to BF16."),
 }
 
 
@@ -52,7 +52,7 @@ class _Lazy(click.Group):
 )
 @click.version_option(VERSION, prog_name="fp8convert")
 def cli() -> None:
-    """Convert block-scaled FP8 checkpoints at disk speed, in bounded memory, resumably.
+    """Convert block-scaled checkpoints at disk speed, in bounded memory, resumably.
 
     Exit codes: 0 done; 1 refused or failed; 2 usage; 75 interrupted or out of resources, run the
     same command again to resume.

@@ -51,7 +51,7 @@ def to_bf16_command(
     output_bf16_hf_path: str | None,
     **options: Any,
 ) -> None:
-    """Convert the FP8 checkpoint folder SRC into a BF16 one at DST.
+    """Convert the low-precision checkpoint folder SRC into a BF16 one at DST.
 
     DST appears whole or not at all. After an interruption the same command goes on where it
     stopped; on a finished DST it says so.

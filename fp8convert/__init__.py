@@ -1,4 +1,4 @@
-"""Convert block-scaled FP8 checkpoints at disk speed, in bounded memory, resumably.
+"""Convert block-scaled checkpoints at disk speed, in bounded memory, resumably.
 
 ``to_bf16(src, dst, **options) -> Manifest`` converts; ``open_checkpoint(path)`` gives decoded
 arrays by name. Nothing heavy is imported until one of them is used.

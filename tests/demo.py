@@ -1,4 +1,4 @@
-"""``make demo``: make a block-scaled FP8 sample, convert it, check every bit, load it."""
+"""``make demo``: make block-scaled samples, convert them, check every bit, load the main one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def main() -> None:
     run("to-bf16", SOURCE, TARGET)
     check_bits()
     load_in_transformers()
-    print(f"\nBoth checkpoints are in {DEMO}/; remove it when you like.")
+    other_families()
+    print(f"\nThe checkpoints are in {DEMO}/; remove it when you like.")
 
 
 def run(*arguments: object) -> None:
@@ -63,6 +64,27 @@ def load_in_transformers() -> None:
         sys.exit("the converted model computes NaN or infinity")
     kind = type(model).__name__
     print(f"loaded: transformers {kind}, logits {list(logits.shape)}, all finite")
+
+
+def other_families() -> None:
+    """A small checkpoint of every other family, against the twin that was never quantized."""
+    import fp8convert
+    from fp8convert.inspection import inspect
+    from fp8convert.samples import FAMILIES, make_sample
+
+    from .oracle import differing, load
+
+    print(f"\n{'family':<18}{'scheme':<20}{'weights decoded':>16}  against the unquantized twin")
+    for family in [f for f in FAMILIES if f != "deepseek-v3"]:
+        coded, twin, ours = (DEMO / f"{family}{end}" for end in ("", "-twin", "-bf16"))
+        make_sample(str(coded), family)
+        make_sample(str(twin), family, scheme="bf16")
+        manifest = fp8convert.to_bf16(coded, ours)
+        wrong = differing(load(ours), load(twin))
+        if wrong:
+            sys.exit(f"{family}: NOT bit-identical: {len(wrong)} tensors, first {wrong[0]}")
+        scheme, decoded = inspect(coded).scheme["scheme"], manifest.data["weights_decoded"]
+        print(f"{family:<18}{scheme:<20}{decoded:>16}  every bit the same", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ AXES = {"embed": 0, "head": 0, "wq": 0, "wq_b": 0, "wkv_b": 0, "wo": 1,
 AXES_V4 = {"embed": 0, "head": 0, "wq_b": 0, "wo_a": 0, "wo_b": 1, "attn_sink": 0,
            "weights_proj": 0}  # fmt: skip
 V4_ONLY = "attn_sink"  # no earlier model has one
+WHOLE_BEFORE_V4 = "indexer"  # V3.2 keeps all of it on every rank, also what is called wq_b
 
 
 def rank_files(names: Sequence[str]) -> list[str]:
@@ -55,27 +56,26 @@ def join(ranks: Sequence[Mapping[str, Stored]], files: Sequence[str]) -> dict[st
                 f"tensor {shown(name)} is on {len(pieces)} of {len(ranks)} ranks ({listed(on)}), "
                 "expected a routed expert on one, anything else on all"
             )
-        tensors[name] = _joined(pieces, _axis(name, AXES_V4 if v4 else AXES), files)
+        tensors[name] = _joined(pieces, _axis(name, v4), files)
     return tensors
 
 
-def _axis(name: str, axes: Mapping[str, int]) -> int:
+def _axis(name: str, v4: bool) -> int:
     parts = name.split(".")
+    if not v4 and WHOLE_BEFORE_V4 in parts:
+        return COPIES
     module = parts[-2] if parts[-1] in ("weight", "scale") and len(parts) > 1 else parts[-1]
-    return axes.get(module, COPIES)
+    return (AXES_V4 if v4 else AXES).get(module, COPIES)
 
 
 def _joined(pieces: Sequence[Stored], axis: int, files: Sequence[str]) -> Stored:
     first = pieces[0]
     for p in pieces[1:]:
-        same = [n for i, n in enumerate(p.shape) if i != axis] == [
-            n for i, n in enumerate(first.shape) if i != axis
-        ]
-        if p.dtype != first.dtype or len(p.shape) != len(first.shape) or not same:
+        if (p.dtype, p.shape) != (first.dtype, first.shape):  # ranks are cut evenly
             raise FormatError(
                 f"tensor {shown(p.name)} is {p.dtype} {list(p.shape)} in {shown(files[p.shard])}, "
                 f"but {first.dtype} {list(first.shape)} in {shown(files[first.shard])}: "
-                f"expected the same{'' if axis == COPIES else f' but for axis {axis}'}"
+                "expected the same on every rank"
             )
     if axis == COPIES:
         end = first.end - first.begin

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -107,6 +108,8 @@ class Scheme(ABC):
                 claims[t.name] = claim
         sound = [c for c in claims.values() if isinstance(c, Weight)]
         used = {p.name for w in sound for p in (*w.parts[1:], *w.dropped)}
+        leaves = {_leaf(p) for w in sound for p in w.parts[1:]}
+        used |= {n + s for n, c in claims.items() if isinstance(c, str) for s in SUFFIXES}
         weights: list[Weight] = []
         problems: list[str] = []
         dropped: list[Stored] = []
@@ -115,14 +118,14 @@ class Scheme(ABC):
             claim = claims.get(t.name)
             if isinstance(claim, Weight):
                 wrong = claim.codec.check(claim.parts)
-                weights.append(claim)
+                weights.append(claim if wrong is None else Weight(t.name, raw, (t,)))
             elif t.name in used:
                 continue
-            elif coded and t.name.rpartition(".")[2] in CACHE and is_scale(t):
+            elif coded and _leaf(t) in CACHE and is_scale(t):
                 dropped.append(t)
                 continue
             else:
-                wrong = claim or left_over(t, tensors)
+                wrong = claim or left_over(t, tensors, leaves)
                 weights.append(Weight(t.name, raw, (t,)))
             if wrong:
                 problems.append(f"{shards[t.shard]}: weight {shown(t.name)}: {wrong}")
@@ -158,17 +161,25 @@ def activation_scales(t: Stored, tensors: Tensors) -> tuple[Stored, ...]:
     return tuple(s for s in beside(t, tensors, ACTIVATION) if is_scale(s))
 
 
-def left_over(t: Stored, tensors: Tensors) -> str | None:
-    """Why a tensor that no coded weight claims cannot pass as it is, or None."""
-    leaf = t.name.rpartition(".")[2]
+def _leaf(t: Stored) -> str:
+    return t.name.rpartition(".")[2]
+
+
+def left_over(t: Stored, tensors: Tensors, parts: Collection[str]) -> str | None:
+    """Why a tensor that no coded weight claims cannot pass as it is, or None.
+
+    ``parts`` are the last names that scales and the like have in this checkpoint.
+    """
+    leaf = _leaf(t)
     if t.dtype in CODED_FLOATS:
         return (
             f"it is {t.dtype} but has no scale: expected a tensor {shown(t.name + '_scale_inv')} "
             "or the like in any shard"
         )
     owner = next((t.name.removesuffix(s) for s in SUFFIXES if t.name.endswith(s)), "")
-    if leaf == "scale" and (len(t.shape) > 1 or not t.shape):
-        owner = t.name.removesuffix("scale") + "weight"
+    if leaf in parts and len(t.shape) > 1:
+        owner = owner or t.name.removesuffix(leaf) + "weight"
+        leaf = ORPHANS[0]
     if leaf.endswith("_scales") and t.dtype == "U8":
         return f"it is the scale of a tensor {shown(owner + '_blocks')}, which is not there"
     if leaf in ORPHANS or owner in tensors or t.name.endswith("_scale_inv"):
@@ -183,8 +194,7 @@ def left_over(t: Stored, tensors: Tensors) -> str | None:
 
 
 def _doubled(weights: Sequence[Weight]) -> str:
-    seen: set[str] = set()
-    twice = next(w.name for w in weights if w.name in seen or seen.add(w.name))  # type: ignore[func-returns-value]
+    (twice, _), *_ = Counter(w.name for w in weights).most_common(1)
     return f"weight {shown(twice)} is there twice: coded, and as a tensor of that name"
 
 

@@ -8,6 +8,7 @@ whose parts have the right dtypes and shapes does.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from .hints import Listed
 FORMATS = ("float-quantized", "int-quantized", "naive-quantized", "pack-quantized",
            "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized")  # fmt: skip
 STRATEGIES = ("tensor", "channel", "group", "block", "tensor_group")
+MOST_GROUPS = 256
 MERGED = ("weight_input", "weight_output")  # transforms that were multiplied into the weights
 
 
@@ -56,8 +58,8 @@ class CompressedTensorsScheme(Scheme):
         if found is None or declared.method != "compressed-tensors":
             return None
         groups = found.get("config_groups")
-        if not isinstance(groups, dict) or not groups:
-            return f"{at}.config_groups is {brief(groups)}, expected an object of groups"
+        if not isinstance(groups, dict) or not 0 < len(groups) <= MOST_GROUPS:
+            return f"{at}.config_groups is {brief(groups)}, expected 1 to {MOST_GROUPS} groups"
         whole = found.get("format")
         if mapping(found.get("sparsity_config")).get("format", "dense") != "dense":
             return f"{at}.sparsity_config is {brief(found['sparsity_config'])}, expected none"
@@ -91,7 +93,7 @@ class CompressedTensorsScheme(Scheme):
 
     def _candidates(self, name: str) -> list[Group]:
         """Groups that name the module, or else those that mean it by its class."""
-        named = [g for g in self.groups if Listed(g.targets).names(name)]
+        named = [g for g in self.groups if _listed(g.targets).names(name)]
         return named or list(self.groups)
 
     def hints(self) -> Sequence[str]:
@@ -105,6 +107,11 @@ class CompressedTensorsScheme(Scheme):
             for g in self.groups
         ]
         return {"scheme": self.name, "groups": rows}
+
+
+@functools.cache
+def _listed(targets: tuple[str, ...]) -> Listed:
+    return Listed(targets)
 
 
 def _group(found: Any, whole: Any, at: str) -> Group | str:

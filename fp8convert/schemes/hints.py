@@ -1,51 +1,62 @@
 """Lists of modules that a config says are not quantized. Only hints: the stored dtypes decide.
 
 Real lists mix module and tensor names, bare last names (``gate``), shell globs (ModelOpt) and
-regular expressions (compressed-tensors, ``re:``).
+regular expressions (compressed-tensors, ``re:``). A config is untrusted, so patterns that could
+take long to match are not tried.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import re
+import warnings
 from collections.abc import Sequence
 
-MOST = 64  # patterns tried; a hostile config must not buy time
-QUANTIFIERS = 3  # in one regular expression; none of them on a group
-SAFE = re.compile(r"[^)]*(\)(?![*+?{])[^)]*)*")
+MOST = 128  # patterns tried; the longest real list has 79
+LONGEST = 256  # characters of a pattern, and of a name it is tried on
+QUANTIFIERS = {"glob": 3, "re": 2}  # in one pattern
+MOST_NAMES = 20_000  # modules that patterns are tried on, the experts of a layer counted once
 
 
 class Listed:
-    """Entries of such a list. Every question is answered once for all experts of a layer."""
+    """Entries of such a list."""
 
-    def __init__(self, entries: Sequence[str]) -> None:
-        texts = [e for e in entries if isinstance(e, str)]
-        patterns = [e for e in texts if e.startswith("re:") or any(c in e for c in "*?[")]
-        self._plain = set(texts) - set(patterns)
+    def __init__(self, listed: Sequence[object]) -> None:
+        entries = [e for e in listed if isinstance(e, str)]
+        patterns = [e for e in entries if e.startswith("re:") or any(c in e for c in "*?[")]
+        self._plain = set(entries) - set(patterns)
         self._patterns = [p for e in patterns[:MOST] if (p := _compiled(e)) is not None]
         self._known: dict[str, bool] = {}
 
     def names(self, tensor: str) -> bool:
         """Whether an entry names ``tensor``, its module, or a module around it."""
-        module = re.sub(r"experts\.\d+", "experts.0", tensor.removesuffix(".weight"))
-        if module not in self._known:
-            self._known[module] = self._asked(module)
-        return self._known[module]
-
-    def _asked(self, module: str) -> bool:
+        module = tensor.removesuffix(".weight")
+        if len(module) > LONGEST:
+            return not self._plain.isdisjoint((module, f"{module}.weight"))
         parts = module.split(".")
         around = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
-        if self._plain & (around | {parts[-1], f"{module}.weight"}):
+        if not self._plain.isdisjoint(around | {parts[-1], f"{module}.weight"}):
             return True
-        return len(module) <= 256 and any(p.match(module) for p in self._patterns)
+        kind = re.sub(r"experts\.\d+", "experts.0", module)  # patterns mean all experts alike
+        if kind not in self._known and len(self._known) < MOST_NAMES:
+            self._known[kind] = any(p.match(kind) for p in self._patterns)
+        return self._known.get(kind, False)
 
 
 def _compiled(entry: str) -> re.Pattern[str] | None:
+    """The pattern, or None for one that is broken or might be slow."""
+    if len(entry) > LONGEST:
+        return None
     if not entry.startswith("re:"):
-        return re.compile(fnmatch.translate(entry)) if entry.count("*") <= QUANTIFIERS else None
+        cheap = entry.count("*") <= QUANTIFIERS["glob"]
+        return re.compile(fnmatch.translate(entry)) if cheap else None
     text = entry.removeprefix("re:")
-    costly = sum(text.count(c) for c in "*+{") > QUANTIFIERS or not SAFE.fullmatch(text)
+    quantifiers = sum(text.count(c) for c in "*+{?")
+    if quantifiers > QUANTIFIERS["re"] or text.count("(") > 2 or re.search(r"\)[*+?{]", text):
+        return None
     try:
-        return None if costly or len(text) > 200 else re.compile(text)
-    except re.error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sets that will mean something else one day
+            return re.compile(text)
+    except (re.error, OverflowError, RecursionError):
         return None
