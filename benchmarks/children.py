@@ -12,7 +12,7 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
 class Child(NamedTuple):
-    """A command that ended well: seconds from start to end and of all cores, peak resident bytes."""
+    """A command that ended well: wall and CPU seconds, peak resident bytes."""
 
     seconds: float
     cpu: float

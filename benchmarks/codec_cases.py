@@ -88,7 +88,7 @@ class Draw:
         return dtype, found
 
     def scales(self, dtype: str, *shape: int) -> Part:
-        """Around 2**-8, of any sign of exponent that they need not have."""
+        """Small positive numbers, such that no product overflows."""
         if dtype in ("U8", "F8_E8M0"):
             return dtype, self.bytes(*shape, low=112, high=124)
         if dtype == "F8_E4M3":
@@ -205,7 +205,8 @@ def _transposed(draw: Draw) -> Iterator[Case]:
 
 
 def _plain(group: int) -> Array:
-    return np.arange(COLUMNS, dtype=np.int32) // np.int32(group)
+    found: Array = np.arange(COLUMNS, dtype=np.int32) // np.int32(group)
+    return found
 
 
 def _shuffled(draw: Draw, group: int) -> Array:

@@ -1,7 +1,7 @@
 """Scale: planning and inspecting checkpoints of 92,000 and 69,000 tensors, as whole commands.
 
 The ``full`` samples have every header of published checkpoints (DeepSeek-V3, 689 GB; DeepSeek-V4,
-168 GB); their data is holes, and neither command reads any. Time and peak memory are those of the
+160 GB); their data is holes, and neither command reads any. Time and peak memory are those of the
 process, start-up included.
 """
 

@@ -24,8 +24,8 @@ from .header import ALIGN as PAGE
 
 MODES = ("auto", "direct", "buffered")
 MOST = 1 << 30  # bytes a call: macOS and Linux refuse or cut 2 GiB and more
-NEAR = 8192  # runs no further apart are read with the gaps between them, cheaper than a call each
-WINDOW = 1 << 18  # bytes of runs and gaps a call
+NEAR = 1 << 15  # runs this near are read with the gaps between them: cheaper than a call each
+WINDOW = 1 << 20  # bytes of runs and gaps a call
 O_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -140,6 +140,8 @@ class SourceFile(_File):
         length = len(view) // count
         fd = self._buffered()
         if stride > NEAR:
+            if hasattr(os, "posix_fadvise"):  # or each cold run waits for a disk access of its own
+                os.posix_fadvise(fd, begin, count * stride, os.POSIX_FADV_WILLNEED)
             for k in range(count):
                 self._exactly(fd, view[k * length : (k + 1) * length], begin + k * stride)
             return

@@ -298,8 +298,8 @@ CODED = {
 
 
 def to_bytes(t: torch.Tensor) -> np.ndarray:
-    plain = t.clone(memory_format=torch.contiguous_format).flatten()
-    return plain.view(torch.uint8).numpy().copy()
+    plain = t.contiguous().flatten() if t.numel() > 1 else t.flatten()[:1].reshape(()).clone()[None]
+    return plain.view(torch.uint8).numpy()
 
 
 def stored(parts: Sequence[torch.Tensor]) -> tuple[Stored, ...]:
@@ -354,6 +354,13 @@ def whole(codec: Codec, parts: Sequence[torch.Tensor]) -> Iterator[Rect]:
 def rounded(value: torch.Tensor, target: str = "BF16") -> bytes:
     """What decoding must give for a float32 value."""
     return to_bytes(value.to(TORCH[target])).tobytes()
+
+
+def infinite(raw: bytes, target: str) -> int:
+    """How many elements are infinite."""
+    kind, bits = {"BF16": ("u2", 0x7F80), "F16": ("u2", 0x7C00), "F32": ("u4", 0x7F800000)}[target]
+    bare = np.frombuffer(raw, kind)
+    return int(np.count_nonzero(bare << 1 == bits << 1))
 
 
 def with_last(t: torch.Tensor, value: Any) -> torch.Tensor:

@@ -27,6 +27,7 @@ from .test_codec_cases import (
     Parts,
     Shape,
     decode,
+    infinite,
     made,
     rounded,
     span_bytes,
@@ -37,7 +38,7 @@ from .test_codec_cases import (
 
 ALL = pytest.mark.parametrize("case", CODED.values(), ids=CODED.keys())
 SHAPES: list[Shape] = [
-    (1, 1), (1, 300), (300, 1), (128, 128), (192, 257), (129, 127), (576, 130),
+    (1, 1), (1, 300), (300, 1), (128, 128), (192, 257), (129, 127), (320, 33),
     (1, 1, 1), (3, 5, 96), (2, 130, 129), (3, 40, 1), (4, 1, 70), (2, 33, 33),
 ]  # fmt: skip
 WIDE: list[Shape] = [(1, 14_100), (2, 1, 14_100)]  # a short last block, cut before it
@@ -69,8 +70,9 @@ def test_whole_weight_equals_the_oracle(
         assert case.codec.shape(known) == shape
         ours, found = decode(case.codec, parts, whole(case.codec, parts), target)
         assert found.damage is None, shape
-        assert found.overflowed == int(value.to(TORCH[target]).isinf().sum()), shape
-        same(ours, rounded(value, target), shape, target)
+        wanted = rounded(value, target)
+        assert found.overflowed == infinite(wanted, target), shape
+        same(ours, wanted, shape, target)
 
 
 def row_cuts(grid: Grid, steps: int) -> Iterator[Rect]:
@@ -137,7 +139,7 @@ def test_cuts_at_every_legal_point_give_the_same_bytes(case: Case, steps: int) -
 
 @ALL
 def test_cuts_of_a_larger_weight_give_the_same_bytes(case: Case) -> None:
-    for shape in case.fitting((129, 127), (140, 300), (2, 130, 129)):
+    for shape in case.fitting((129, 127), (2, 130, 129)):
         parts, value = made(case, shape)
         grid = case.codec.grid(stored(parts))
         for rects in (row_cuts(grid, 1), plain_rows(grid, 50)):
@@ -173,7 +175,7 @@ def pieces(case: Case, parts: Parts, limit: int, target: str) -> Iterator[Piece]
 def test_tiles_of_any_size_give_the_same_bytes(case: Case, limit: int) -> None:
     """Down to pieces of a single row, from the sources that a piece names."""
     target = "F32" if limit == 20_480 else "BF16"
-    for shape in case.fitting((192, 257), (576, 130), (3, 40, 96), *WIDE):
+    for shape in case.fitting((576, 130), (3, 40, 96), *WIDE):
         parts, value = made(case, shape)
         known, raw = stored(parts), [to_bytes(p) for p in parts]
         found = b""

@@ -157,7 +157,7 @@ def test_healthy_scales_take_the_compiled_path_for_every_code(
     codes = legal_codes(element)[None]
     codes = codes[:, : codes.shape[1] // 2 * 2]
     zeros = zeros_for(element, (1, 1))
-    for scale in HEALTHY:
+    for scale in HEALTHY if element.is_float else np.concatenate([HEALTHY, -HEALTHY]):
         fast = np.empty(codes.shape, out)
         grid = np.array([[scale]])
         stored = packed(element, codes)
@@ -173,18 +173,22 @@ def test_healthy_scales_take_the_compiled_path_for_every_code(
 def test_odd_input_is_the_plain_twins(
     element: Element, out: type, dtype: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """NaN and sign rules are in one place: the compiled kernel hands such input over."""
+    """NaN and sign rules are in one place: the compiled kernel hands such input over.
+
+    A scale below 0 is odd for a float only, whose sign is put on by bits.
+    """
     calls: list[object] = []
     monkeypatch.setattr(plain, "decode", lambda *args: calls.append(args))
     codes = packed(element, legal_codes(element)[None, :4])
     one, got = np.ones((1, 1), np.float32), np.empty((1, 4), out)
-    for scale in (-1.0, -0.0, np.nan, np.inf):
+    signs = (-1.0, -0.0) if element.is_float else ()  # an integer's product has its sign anyway
+    for scale in (*signs, np.nan, np.inf):
         compiled.decode(element, codes, one * np.float32(scale), None, 0, (1, 4), got)
     for code in odd_codes(element):
         broken = codes.copy()
         broken[0, 3] = code
         compiled.decode(element, broken, one, None, 0, (1, 4), got)
-    assert len(calls) == 4 + len(odd_codes(element))
+    assert len(calls) == 2 + len(signs) + len(odd_codes(element))
 
 
 BLOCKS = [(128, 128), (1, 32), (32, 32), (3, 6), (16, 1), (1, 1), (128, 5000), (2, 4096), (1, 9000)]
@@ -302,7 +306,18 @@ def test_odd_codes_are_found_wherever_they_are(kernel: ModuleType, element: Elem
 @TWINS
 def test_transpose_nibbles(kernel: ModuleType) -> None:
     rng = np.random.default_rng(5)
-    for n, b in ((1, 1), (1, 70), (70, 1), (64, 16), (65, 33), (200, 3), (0, 4), (4, 0)):
+    for n, b in (
+        (1, 1),
+        (1, 70),
+        (70, 1),
+        (64, 16),
+        (65, 33),
+        (72, 24),
+        (136, 9),
+        (200, 3),
+        (0, 4),
+        (4, 0),
+    ):
         whole = rng.integers(0, 256, (n, b + 9), np.uint8)
         for source in (whole[:, 4 : 4 + b], whole[:, 4 : 4 + b].copy()):
             got = np.full((2 * b, n), 99, np.uint8)
@@ -310,6 +325,37 @@ def test_transpose_nibbles(kernel: ModuleType) -> None:
             for k in range(b):
                 assert got[2 * k].tolist() == [int(s) & 15 for s in source[:, k]]
                 assert got[2 * k + 1].tolist() == [int(s) >> 4 for s in source[:, k]]
+
+
+@TWINS
+@OUT
+@pytest.mark.parametrize("name", ["uint4", "uint8", "int8"])
+def test_a_group_for_each_column(kernel: ModuleType, name: str, out: type, dtype: object) -> None:
+    """In any order, over more columns than a pass has; scales of either sign."""
+    element, rng = ELEMENTS[name], np.random.default_rng(6)
+    for rows, columns, groups in ((1, 2, 1), (70, 34, 5), (3, 4096, 128), (2, 9002, 7)):
+        codes = rng.choice(legal_codes(element), (rows, columns))
+        scales = rng.standard_normal((rows, groups)).astype(np.float32)
+        zeros = zeros_for(element, (rows, groups))
+        assert zeros is not None
+        group_of = rng.integers(0, groups, columns).astype(np.int32)
+        got = np.full((rows, columns), 7, out)
+        kernel.decode_columns(element, packed(element, codes), scales, zeros, group_of, got)
+        expected = product(element, codes, scales[:, group_of], zeros[:, group_of])
+        assert_same_bits(got, expected.to(torch.bfloat16) if dtype else expected)
+
+
+@TWINS
+def test_transposed(kernel: ModuleType) -> None:
+    rng = np.random.default_rng(7)
+    for kind in (np.uint32, np.float32):
+        for r, c in ((1, 1), (1, 70), (70, 1), (64, 64), (65, 33), (3, 200)):
+            whole = rng.integers(0, 1 << 31, (r, c + 9)).astype(kind)
+            for source in (whole[:, 4 : 4 + c], whole[:, :c].copy()):
+                got = kernel.transposed(source)
+                assert got.dtype == kind
+                assert got.flags.c_contiguous
+                assert got.tolist() == source.T.tolist()
 
 
 @TWINS
@@ -341,7 +387,7 @@ def test_without_numba_the_plain_twin_serves(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_twins_export_the_same() -> None:
-    for name in ("decode", "has_odd_code", "transpose_nibbles"):
+    for name in ("decode", "decode_columns", "has_odd_code", "transpose_nibbles", "transposed"):
         assert callable(getattr(plain, name))
         assert callable(getattr(compiled, name))
 

@@ -97,7 +97,7 @@ class Awq(Transposed):
             stored = nibbles(data[2].reshape(groups, -1), 4).reshape(groups, -1, PER)[:, :, PLACE]
             zeros = stored.reshape(groups, -1)[:, skip : skip + height].astype(np.float32)
         to, total = out.reshape(height, width), Findings()
-        for a, b in bands(skip + height, width, PER):
+        for a, b in bands(skip + height, width, 2 * PER):
             mixed = np.empty((-(-(b - a) // PER) * PER, width), np.uint8)
             kernels.load().transpose_nibbles(packed[:, a // 2 : a // 2 + len(mixed) // 2], mixed)
             codes = mixed.reshape(-1, PER, width)[:, PLACE].reshape(-1, width)

@@ -62,7 +62,7 @@ def decode_matrix(element: Element, p: Coded, out: Array, target: str) -> Findin
     with np.errstate(over="ignore", invalid="ignore"):
         top = float(np.abs(p.scales).max(initial=0.0)) * reach
     if not top <= LARGEST[target]:
-        found.overflowed = _count_infinite(out, target)
+        found.overflowed = count_infinite(out, target)
     return found
 
 
@@ -102,6 +102,8 @@ def _damage(element: Element, p: Coded) -> str | None:
         return f"a {kind} code at {p.where}row {p.row + row}, column {p.column + column}"
     negative = not element.is_float  # AutoRound's full-range rule gives integers such scales
     fine = np.isfinite(p.scales) & ((p.scales != 0) if negative else (p.scales > 0))
+    if fine.all():  # argwhere takes as long as the rest where scales are many
+        return None
     for i, k in np.argwhere(~fine):
         at = p.row // p.block[0] + i, p.column // p.block[1] + k
         where = f"{p.where}block row {at[0]}, column {at[1]}"
@@ -126,7 +128,8 @@ def _all_zero(element: Element, p: Coded, i: int, k: int) -> bool:
     return bool((values == zero).all())
 
 
-def _count_infinite(out: Array, target: str) -> int:
+def count_infinite(out: Array, target: str) -> int:
+    """Infinite elements of decoded ``out``."""
     import numpy as np
 
     if target == "BF16":

@@ -86,7 +86,7 @@ class GptOss(Transposed):
         values = to_float32(data[1], "U8").reshape(columns, -1)
         scales = np.ascontiguousarray(values.T)  # [groups, columns]
         to, skip = out.reshape(r1 - r0, columns), r0 % 2
-        for a, b in bands(r1 - r0 + skip, columns, 2):  # counted from the first byte
+        for a, b in bands(r1 - r0 + skip, columns, 16):  # counted from the first byte
             codes = np.empty((-(-(b - a) // 2) * 2, columns), np.uint8)
             kernels.load().transpose_nibbles(packed[:, a // 2 : -(-b // 2)], codes)
             lead = skip if a == 0 else 0

@@ -98,6 +98,8 @@ class Gptq(Transposed):
         """Transpose a band of words, then one product per element, rounded once."""
         import numpy as np
 
+        from .. import kernels
+
         height, width, groups = rect.r1 - rect.r0, rect.c1 - rect.c0, parts[2].shape[0]
         words = data[0].view("<u4").reshape(-1, height)  # [in / per, rows]
         scales = to_float32(data[1], parts[1].dtype).reshape(groups, height)
@@ -114,7 +116,7 @@ class Gptq(Transposed):
         to, total = out.reshape(height, width), Findings()
         for a, b in bands(height, width, 1):
             packed, by_row, zeros_by_row = (
-                np.ascontiguousarray(m[:, a:b].T) for m in (words, scales, zeros)
+                kernels.load().transposed(m[:, a:b]) for m in (words, scales, zeros)
             )
             piece = Coded(
                 packed.view(np.uint8), by_row, zeros_by_row, (1, 1), row=rect.r0 + a, column=rect.c0

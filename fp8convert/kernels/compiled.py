@@ -15,15 +15,16 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
 
 from ..codecs.elements import Element
 from . import plain
+from .jit import jit
+from .transpose import transpose_nibbles, transposed
 
-U8, U16, U32, F32 = np.uint8, np.uint16, np.uint32, np.float32
+U8, U16, U32, U64, F32 = np.uint8, np.uint16, np.uint32, np.uint64, np.float32
 NORMAL = U32(1 << 23)  # a magnitude shifted this far or more has a non-zero exponent field
 HALF, ONE, SIXTEEN = U32(0x7FFF), U32(1), U32(16)
 LOW, FOUR, NONE = U8(15), U8(4), U8(255)  # no four-bit code is 255
@@ -58,19 +59,12 @@ def _bits(element: Element) -> Bits:
     )
 
 
-def _jit(function: Callable[..., Any]) -> Any:
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither the package nor the user's cache folder can be written
-        return numba.njit(nogil=True)(function)
-
-
-@_jit
+@jit
 def _rounded(u: Any) -> Any:
     return U16(U32(U32(u + U32(HALF + U32(U32(u >> SIXTEEN) & ONE))) >> SIXTEEN))
 
 
-@_jit
+@jit
 def _float_product(code: Any, scale: Any, f: Any) -> Any:
     """float32(code) * scale, as bits; inlined into the loops below."""
     magnitude = U32(code & f.magnitude)
@@ -81,7 +75,7 @@ def _float_product(code: Any, scale: Any, f: Any) -> Any:
     return U32(product.view(U32) | U32(U32(code ^ magnitude) << f.sign_shift))
 
 
-@_jit
+@jit
 def _int_product(code: Any, zero: Any, scale: Any) -> Any:
     """(float32(code) - zero) * scale, as bits."""
     return F32((F32(code) - zero) * scale).view(U32)
@@ -121,14 +115,14 @@ def _int_run_for(codes: Any, scales: Any, zeros: Any, out: Any) -> Callable[...,
     return to_bf16 if out.dtype == types.uint16 else to_f32
 
 
-@_jit
+@jit
 def _end(lo: int, bc: int, columns: int) -> int:
     """Where the pass from column ``lo`` ends: whole blocks, or part of one that is wider."""
     step = CHUNK // bc * bc if bc <= CHUNK else min(CHUNK, bc - lo % bc)
     return min(lo + step, columns)
 
 
-@_jit
+@jit
 def _expand(row: Any, lo: int, hi: int, bc: int, out: Any) -> None:
     """One value per column of a pass, from one per ``bc`` columns."""
     if bc == 1:
@@ -143,7 +137,7 @@ def _expand(row: Any, lo: int, hi: int, bc: int, out: Any) -> None:
         out[whole * bc : hi - lo] = row[first + whole]
 
 
-@_jit
+@jit
 def _unpack(packed: Any, zero: Any, out: Any) -> None:
     """Four-bit codes, one a byte; the code ``zero`` becomes 0."""
     for j in range(packed.size):
@@ -152,7 +146,7 @@ def _unpack(packed: Any, zero: Any, out: Any) -> None:
         out[2 * j + 1] = U8(0) if high == zero else high
 
 
-@_jit
+@jit
 def _float_rows(
     codes: Any, packed: bool, scales: Any, phase: int, br: int, bc: int, f: Any, out: Any
 ) -> None:
@@ -174,7 +168,7 @@ def _float_rows(
         lo = hi
 
 
-@_jit
+@jit
 def _int_rows(
     codes: Any, packed: bool, scales: Any, zeros: Any, phase: int, br: int, bc: int, out: Any
 ) -> None:
@@ -199,7 +193,7 @@ def _int_rows(
         lo = hi
 
 
-@_jit
+@jit
 def _largest(codes: Any, flip: Any, mask: Any) -> Any:
     top = U8(0)
     for i in range(codes.size):
@@ -207,14 +201,47 @@ def _largest(codes: Any, flip: Any, mask: Any) -> Any:
     return top
 
 
-@_jit
-def _transpose_nibbles(packed: Any, out: Any) -> None:
-    rows, columns = packed.shape
-    for lo in range(0, rows, 64):  # the source rows of a step stay in the cache
-        for b in range(columns):
-            for r in range(lo, min(lo + 64, rows)):
-                out[2 * b, r] = packed[r, b] & LOW
-                out[2 * b + 1, r] = packed[r, b] >> FOUR
+@jit
+def _both_of(pairs: Any, groups: Any, words: Any, scales: Any, zeros: Any) -> None:
+    """Scale and zero point of each column: one gather, then two streams."""
+    for i in range(groups.size):
+        words[i] = pairs[groups[i]]
+    for i in range(groups.size):
+        scales[i] = U32(words[i]).view(F32)
+        zeros[i] = U32(words[i] >> U64(32)).view(F32)
+
+
+@jit
+def _int_columns(codes: Any, packed: bool, pairs: Any, group_of: Any, out: Any) -> None:
+    rows, columns = out.shape
+    words = np.empty(CHUNK, U64)
+    expanded, offsets = np.empty(CHUNK, F32), np.empty(CHUNK, F32)
+    nibbles = np.empty(CHUNK, codes.dtype)
+    for lo in range(0, columns, CHUNK):
+        hi = min(lo + CHUNK, columns)
+        width = hi - lo
+        for r in range(rows):
+            _both_of(pairs[r], group_of[lo:hi], words, expanded, offsets)
+            if packed:
+                _unpack(codes[r, lo // 2 : hi // 2], NONE, nibbles)
+                _int_run(nibbles[:width], expanded[:width], offsets[:width], out[r, lo:hi])
+            else:
+                _int_run(codes[r, lo:hi], expanded[:width], offsets[:width], out[r, lo:hi])
+
+
+def decode_columns(
+    element: Element,
+    codes: plain.Array,
+    scales: plain.Array,
+    zeros: plain.Array,
+    group_of: plain.Array,
+    out: plain.Array,
+) -> None:
+    """As :func:`plain.decode_columns`."""
+    pairs = zeros.view(U32).astype(U64) << U64(32) | scales.view(U32)
+    codes = codes.view(np.int8) if element.signed else codes
+    # unsigned: numba would look at every index whether it counts from the end
+    _int_columns(codes, element.bits == 4, pairs, group_of.astype(U32), out)
 
 
 def has_odd_code(element: Element, codes: plain.Array) -> bool:
@@ -222,11 +249,6 @@ def has_odd_code(element: Element, codes: plain.Array) -> bool:
     if element.odd is None:
         return False
     return bool(_largest(codes, U8(element.odd.flip), U8(element.odd.mask)) >= element.odd.limit)
-
-
-def transpose_nibbles(packed: plain.Array, out: plain.Array) -> None:
-    """As :func:`plain.transpose_nibbles`."""
-    _transpose_nibbles(packed, out)
 
 
 def decode(
@@ -239,7 +261,8 @@ def decode(
     out: plain.Array,
 ) -> None:
     """As :func:`plain.decode`; odd codes and unusual scales take the plain twin's path."""
-    usual = not np.signbit(scales).any() and bool(np.isfinite(scales).all())
+    signs = element.is_float and bool(np.signbit(scales).any())  # a float's is put on by bits
+    usual = not signs and bool(np.isfinite(scales).all())
     if not usual or has_odd_code(element, codes.reshape(-1)):
         # NaN and sign rules in one place only; no healthy checkpoint comes here
         plain.decode(element, codes, scales, zeros, phase, block, out)
@@ -249,3 +272,6 @@ def decode(
         zeros = np.zeros_like(scales) if zeros is None else zeros
         codes = codes.view(np.int8) if element.signed else codes
         _int_rows(codes, element.bits == 4, scales, zeros, phase, *block, out)
+
+
+__all__ = ["decode", "decode_columns", "has_odd_code", "transpose_nibbles", "transposed"]

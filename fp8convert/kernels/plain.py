@@ -72,6 +72,21 @@ def decode(
             out[r0 : r0 + ROWS, c0 : c0 + COLUMNS] = rounded
 
 
+def decode_columns(
+    element: Element, codes: Array, scales: Array, zeros: Array, group_of: Array, out: Array
+) -> None:
+    """As :func:`decode`, scales and zeros [r, groups], column ``c`` in group ``group_of[c]``."""
+    for r in range(0, out.shape[0], ROWS):
+        rows = slice(r, r + ROWS)
+        factor, offset = scales[rows][:, group_of], zeros[rows][:, group_of]
+        decode(element, codes[rows], factor, offset, 0, (1, 1), out[rows])
+
+
+def transposed(matrix: Array) -> Array:
+    """A contiguous [c, r] of [r, c]."""
+    return np.ascontiguousarray(matrix.T)
+
+
 def has_odd_code(element: Element, codes: Array) -> bool:
     """Whether a code of uint8 [n] is one that no weight has (NaN, infinity)."""
     if element.odd is None:
