@@ -43,6 +43,7 @@ TAGS = {
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
     torch.float8_e4m3fnuz: "F8_E4M3FNUZ", torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
 }  # fmt: skip
+torch.set_num_threads(1)  # tensors are small here: threads would only wait for each other
 EXPONENTS = (torch.uint8, torch.float8_e8m0fnu)
 
 

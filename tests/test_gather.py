@@ -74,7 +74,8 @@ def gathered(file: SourceFile, begin: int, length: int, count: int, stride: int)
 
 
 def wanted(begin: int, length: int, count: int, stride: int) -> bytes:
-    return b"".join(DATA[begin + k * stride :][:length] for k in range(count))
+    places = range(begin, begin + count * stride, stride)
+    return b"".join(DATA[at : at + length] for at in places)
 
 
 def calls_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:

@@ -57,7 +57,8 @@ def decode_matrix(element: Element, p: Coded, out: Array, target: str) -> Findin
     if target == "F16":
         _decode_f16(element, p, out)
     else:
-        kernels.load().decode(element, p.codes, p.scales, p.zeros, p.phase, p.block, out)
+        checked = found.damage is None
+        kernels.load().decode(element, p.codes, p.scales, p.zeros, p.phase, p.block, out, checked)
     reach = element.largest + (0.0 if p.zeros is None else float(np.abs(p.zeros).max(initial=0.0)))
     with np.errstate(over="ignore", invalid="ignore"):
         top = float(np.abs(p.scales).max(initial=0.0)) * reach

@@ -259,11 +259,12 @@ def decode(
     phase: int,
     block: tuple[int, int],
     out: plain.Array,
+    checked: bool = False,
 ) -> None:
     """As :func:`plain.decode`; odd codes and unusual scales take the plain twin's path."""
     signs = element.is_float and bool(np.signbit(scales).any())  # a float's is put on by bits
     usual = not signs and bool(np.isfinite(scales).all())
-    if not usual or has_odd_code(element, codes.reshape(-1)):
+    if not usual or (not checked and has_odd_code(element, codes.reshape(-1))):
         # NaN and sign rules in one place only; no healthy checkpoint comes here
         plain.decode(element, codes, scales, zeros, phase, block, out)
     elif element.is_float:

@@ -48,12 +48,14 @@ def decode(
     phase: int,
     block: tuple[int, int],
     out: Array,
+    checked: bool = False,
 ) -> None:
     """Decode ``codes`` uint8 [r, c] ([r, c/2] if four bits wide) into ``out`` [r, c].
 
     ``scales`` and ``zeros`` (none for floats) are float32 [ceil((phase + r) / br), ceil(c / bc)];
     ``phase`` is how far into its block the first row lies. ``out`` is float32, or uint16 for
-    bfloat16 bits: ``(float32(code) - zero) * scale`` in float32, rounded once.
+    bfloat16 bits: ``(float32(code) - zero) * scale`` in float32, rounded once. ``checked`` says
+    that no code is odd; here it makes no difference.
     """
     (rows, columns), (br, bc) = out.shape, block
     narrow = 8 // element.bits
