@@ -76,6 +76,8 @@ def joined(part: Stored, span: Span, data: Sequence[Bytes]) -> Bytes:
                     f"same of it: shard number {part.pieces[0].shard} and {piece.shard}"
                 )
         return data[0]
+    if not data:
+        return np.empty(0, np.uint8)
     if part.axis == 0 or not (rows := _whole_rows(part, span)):
         return np.concatenate(data)
     return np.concatenate([d.reshape(rows[1] - rows[0], -1) for d in data], axis=1).reshape(-1)

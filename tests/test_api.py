@@ -109,7 +109,7 @@ def test_spec_says_what_a_weight_is(tiny_fp8: Path) -> None:
     name = "model.layers.0.mlp.up_proj.weight"
     spec = fp8convert.open_checkpoint(tiny_fp8).spec(name)
     assert spec.dtype == "F8_E4M3"
-    assert spec.codec == {"codec": "fp8-block", "block": [128, 128]}
+    assert spec.codec == {"codec": "fp8-block", "element": "e4m3fn", "block": [128, 128]}
     assert spec.parts == (name, name + "_scale_inv")
 
 

@@ -14,6 +14,8 @@ from fp8convert.codecs.packed_int import PackedInt
 
 from .test_codec_cases import CODED, Case, Shape, made, stored
 
+Facts = tuple[str, tuple[int, ...]]
+
 ALL = pytest.mark.parametrize("case", CODED.values(), ids=CODED.keys())
 Facts = list[tuple[str, Shape]]
 WRONG = "F64"  # a dtype that no codec takes for any part
@@ -89,13 +91,13 @@ MESSAGES: list[tuple[Codec, Facts, str]] = [
     (FP8, [("F8_E4M3", (4,)), ("F32", (1,))], "codes are F8_E4M3 [4], expected F8_E4M3 with two"),
     (FP8, [("F8_E4M3", (1, 2, 3, 4)), ("F32", (1, 1))], "with two axes (or three, of experts)"),
     (FP8, [("F8_E4M3", (2, 3, 4)), ("F32", (1, 1))], "[1, 1], expected F32 or BF16 or F16 or"),
-    (FP8, [("F8_E4M3", (2, 3, 4)), ("F32", (1, 1))], "F8_E8M0 [2, 1, 1] for codes [2, 3, 4] in"),
+    (FP8, [("F8_E4M3", (2, 3, 4)), ("F32", (1, 1))], "or U8 [2, 1, 1] for codes [2, 3, 4] in"),
     (
         FP8, [("F8_E4M3", (576, 256)), ("F32", (4, 2))],
-        "scales 'p1' are F32 [4, 2], expected F32 or BF16 or F16 or F8_E8M0 [5, 2] "
+        "scales 'p1' are F32 [4, 2], expected F32 or BF16 or F16 or F8_E8M0 or U8 [5, 2] "
         "for codes [576, 256] in blocks of [128, 128]",
     ),
-    (FP8, [("F8_E4M3", (576, 256)), ("F32", (2, 5))], "F8_E8M0 [5, 2] for codes [576, 256]"),
+    (FP8, [("F8_E4M3", (576, 256)), ("F32", (2, 5))], "F8_E8M0 or U8 [5, 2] for codes [576, 256]"),
     (FP8, [("F8_E4M3", (576, 256)), ("I32", (5, 2))], "scales 'p1' are I32 [5, 2], expected F32"),
     (FP8, [("F8_E4M3", (576, 256)), ("F32", ())], "scales 'p1' are F32 [], expected F32"),
     (FP8, [("F8_E4M3", (576, 256)), ("F32", (5, 2, 1, 1))], "scales 'p1' are F32 [5, 2, 1, 1]"),
@@ -148,7 +150,7 @@ MESSAGES: list[tuple[Codec, Facts, str]] = [
     ),
     (
         Gptq(4, 32, True), [("I32", (5, 8)), ("F16", (1, 8)), ("I32", (1, 1))],
-        "40 inputs do not divide into groups of 32",
+        "40 codes do not divide into groups of 32",
     ),
     (
         Gptq(4, 32, True), [("I32", (4, 9)), ("F16", (1, 9)), ("I32", (1, 1))],
@@ -169,7 +171,7 @@ MESSAGES: list[tuple[Codec, Facts, str]] = [
     ),
     (
         Awq(32), [("I32", (40, 2)), ("F16", (1, 16)), ("I32", (1, 2))],
-        "40 inputs do not divide into groups of 32",
+        "40 codes do not divide into groups of 32",
     ),
     (
         Awq(32), [("I32", (32, 2)), ("F16", (1, 16)), ("I32", (1, 16))],
@@ -212,3 +214,19 @@ def test_other_dtypes_of_scales_that_say_the_same(case: Case) -> None:
     kinds = {"U8": "F8_E8M0", "F8_E8M0": "U8", "F16": "BF16", "BF16": "F32", "F32": "F16"}
     other = kinds.get(parts[1].dtype, parts[1].dtype)
     assert case.codec.check(changed(parts, 1, dtype=other)) is None
+
+
+@pytest.mark.parametrize(
+    ("codec", "codes", "scales", "message"),
+    [
+        (Fp4Block(5), ("U8", (1, 10)), ("U8", (1, 4)), "end within a byte or word of 2"),
+        (PackedInt(4, 3), ("I32", (2, 3)), ("BF16", (2, 8)), "end within a byte or word of 2"),
+        (Gptq(4, 12, True), ("I32", (3, 8)), ("F16", (2, 8)), "end within a byte or word of 8"),
+    ],
+    ids=["fp4", "packed", "gptq"],
+)
+def test_groups_that_split_a_byte_or_word_are_refused(
+    codec: Codec, codes: Facts, scales: Facts, message: str
+) -> None:
+    parts = [Stored("codes", *codes, 0, 0, 0), Stored("scales", *scales, 0, 0, 0)]
+    assert message in str(codec.check([*parts, Stored("zeros", "I32", (2, 1), 0, 0, 0)]))

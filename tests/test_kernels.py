@@ -426,3 +426,17 @@ def test_a_read_only_install_without_any_cache_folder_still_works() -> None:
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.split()[-1] == "NullCache"
+
+
+@pytest.mark.parametrize("columns", [4500, 9000])
+@pytest.mark.parametrize("wide", [3, 5, 4097])
+@pytest.mark.parametrize("name", ["e2m1", "uint4"])
+def test_blocks_that_split_a_byte_are_the_twins(name: str, wide: int, columns: int) -> None:
+    element = ELEMENTS[name]
+    codes = np.random.default_rng(0).integers(0, 256, (3, columns // 2), np.uint8)
+    scales = np.random.default_rng(1).random((3, -(-columns // wide)), np.float32) + 1
+    zeros = None if element.is_float else scales * 4
+    fast, slow = np.empty((3, columns), np.uint16), np.empty((3, columns), np.uint16)
+    compiled.decode(element, codes, scales, zeros, 0, (1, wide), fast)
+    plain.decode(element, codes, scales, zeros, 0, (1, wide), slow)
+    assert fast.tobytes() == slow.tobytes()

@@ -56,11 +56,11 @@ REFUSED: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any], list[str]]] = 
     ),
     "scale of the wrong shape": (
         GOOD | {S: torch.ones((1, 2))}, FP8_CONFIG,
-        [W, f"scales {S!r} are F32 [1, 2], expected F32 or BF16 or F16 or F8_E8M0 [2, 2]"],
+        [W, f"scales {S!r} are F32 [1, 2], expected F32 or BF16 or F16 or F8_E8M0 or U8 [2, 2]"],
     ),
     "scale of the wrong dtype": (
         GOOD | {S: torch.ones((2, 2), dtype=torch.int32)}, FP8_CONFIG,
-        [W, "are I32 [2, 2], expected F32 or BF16 or F16 or F8_E8M0 [2, 2]"],
+        [W, "are I32 [2, 2], expected F32 or BF16 or F16 or F8_E8M0 or U8 [2, 2]"],
     ),
     "codes where scales should be": (
         GOOD | {S: torch.ones((2, 2)).to(torch.float8_e4m3fn)}, FP8_CONFIG,

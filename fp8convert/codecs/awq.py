@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .base import Findings, Grid, Rect, Span, Stored, runs
-from .blocks import Coded, decode_matrix, mismatch
+from .blocks import Coded, decode_matrix, group_mismatch, mismatch
 from .elements import ELEMENTS
 from .scales import PLAIN, WIDTHS, to_float32
 from .transposed import Transposed, add, bands, nibbles
@@ -45,8 +45,8 @@ class Awq(Transposed):
         if codes.dtype != "I32" or len(codes.shape) != 2:
             return f"codes are {codes.dtype} {list(codes.shape)}, expected I32 with two axes"
         outputs, inputs = self.shape(parts)
-        if inputs % self.group:
-            return f"{inputs} inputs do not divide into groups of {self.group}"
+        if wrong := group_mismatch(inputs, self.group, 1):
+            return wrong
         groups, why = inputs // self.group, f"for {inputs} inputs in groups of {self.group}"
         if scales.dtype not in PLAIN or scales.shape != (groups, outputs):
             return mismatch("scales", scales, PLAIN[::-1], (groups, outputs), why)

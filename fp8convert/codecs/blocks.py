@@ -227,6 +227,15 @@ class Blocks(Codec):
         return decode_matrix(self.element, piece, out.reshape(height, width), target)
 
 
+def group_mismatch(columns: int, group: int, unit: int) -> str | None:
+    """Why rows of ``columns`` codes, ``unit`` of them in a byte or word, have no such groups."""
+    if columns % group:
+        return f"rows of {columns} codes do not divide into groups of {group}"
+    if group % unit and group != columns:
+        return f"groups of {group} codes end within a byte or word of {unit}"
+    return None
+
+
 def fits(stored: Stored, grid: tuple[int, ...]) -> bool:
     """Whether a tensor of scales has the shape of ``grid`` [..., blocks down, blocks across].
 

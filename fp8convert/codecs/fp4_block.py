@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .base import Findings, Rect, Stored
-from .blocks import Blocks, mismatch
+from .blocks import Blocks, group_mismatch, mismatch
 from .elements import ELEMENTS, Element
 from .scales import E8M0, to_float32
 
@@ -62,8 +62,8 @@ class Fp4Block(Blocks):
         if codes.dtype not in ("U8", "I8", "F4") or len(codes.shape) not in (2, 3):
             return f"codes are {codes.dtype} {list(codes.shape)}, expected U8 or I8 with two axes"
         *lead, columns = self.shape(parts)
-        if columns % self.group:
-            return f"rows of {columns} codes do not divide into groups of {self.group}"
+        if wrong := group_mismatch(columns, self.group, self.unit):
+            return wrong
         wanted = ("F8_E4M3",) if self.combine != "none" else E8M0
         want = (*lead, columns // self.group)
         if scales.dtype not in wanted or scales.shape != want:

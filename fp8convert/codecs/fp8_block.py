@@ -59,7 +59,7 @@ class _EightBit(Blocks):
         if scales.dtype not in (*PLAIN, *E8M0) or not fits(scales, want):
             block = ", ".join(str(b or "all") for b in self.block)
             why = f"for codes {list(codes.shape)} in blocks of [{block}]"
-            return mismatch("scales", scales, (*PLAIN, E8M0[0]), want, why)
+            return mismatch("scales", scales, (*PLAIN, *E8M0), want, why)
         return None
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .base import Findings, Grid, Rect, Span, Stored, runs
-from .blocks import Coded, decode_matrix, mismatch
+from .blocks import Coded, decode_matrix, group_mismatch, mismatch
 from .elements import ELEMENTS
 from .grouped import by_column, group_damage
 from .scales import PLAIN, WIDTHS, to_float32
@@ -55,8 +55,8 @@ class Gptq(Transposed):
         if codes.dtype != "I32" or len(codes.shape) != 2:
             return f"codes are {codes.dtype} {list(codes.shape)}, expected I32 with two axes"
         outputs, inputs = self.shape(parts)
-        if inputs % self.group:
-            return f"{inputs} inputs do not divide into groups of {self.group}"
+        if wrong := group_mismatch(inputs, self.group, self.per):
+            return wrong
         if outputs % self.per:
             return f"{outputs} outputs do not fill words of {self.per} zero points"
         groups = inputs // self.group

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dtypes import DTYPES
 from .base import Findings, Rect, Span, Stored
-from .blocks import Blocks, Coded, fits, mismatch
+from .blocks import Blocks, Coded, fits, group_mismatch, mismatch
 from .elements import ELEMENTS, Element
 from .grouped import by_column, group_damage
 from .scales import PLAIN
@@ -59,8 +59,8 @@ class PackedInt(Blocks):
         if codes.dtype != "I32" or len(codes.shape) != 2:
             return f"codes are {codes.dtype} {list(codes.shape)}, expected I32 with two axes"
         rows, columns = self.shape(parts)
-        if self.group and columns % self.group:
-            return f"rows of {columns} codes do not divide into groups of {self.group}"
+        if self.group and (wrong := group_mismatch(columns, self.group, self.unit)):
+            return wrong
         want = (rows, columns // self.group if self.group else 1)
         if scales.dtype not in PLAIN or not fits(scales, want):
             why = f"for rows of {columns} codes in groups of {self.group or 'all'}"

@@ -261,9 +261,10 @@ def decode(
     out: plain.Array,
     checked: bool = False,
 ) -> None:
-    """As :func:`plain.decode`; odd codes and unusual scales take the plain twin's path."""
+    """As :func:`plain.decode`; odd codes, unusual scales, blocks that split a byte: by the twin."""
+    split = element.bits == 4 and block[1] % 2 == 1 and block[1] < out.shape[1]
     signs = element.is_float and bool(np.signbit(scales).any())  # a float's is put on by bits
-    usual = not signs and bool(np.isfinite(scales).all())
+    usual = not split and not signs and bool(np.isfinite(scales).all())
     if not usual or (not checked and has_odd_code(element, codes.reshape(-1))):
         # NaN and sign rules in one place only; no healthy checkpoint comes here
         plain.decode(element, codes, scales, zeros, phase, block, out)

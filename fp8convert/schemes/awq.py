@@ -59,5 +59,6 @@ class AwqScheme(Scheme):
         return Weight(f"{module}.weight", Awq(group, self.zero_points), parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"scheme": "awq", "bits": 4, "group": 128}``."""
-        return {"scheme": self.name, "bits": 4, "group": self.group}
+        """``{"scheme": "awq", "bits": 4, "group": 128, "zero_points": true}``."""
+        facts = {"bits": 4, "group": self.group, "zero_points": self.zero_points}
+        return {"scheme": self.name, **facts}
