@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .base import Codec, Findings, Stored
-from .blocks import SCRATCH
 
 if TYPE_CHECKING:
     from .base import Array
+
+
+BAND = 1 << 20  # elements turned at a time, a byte each: more calls cost, and more misses the cache
 
 
 class Transposed(Codec):
@@ -27,8 +29,8 @@ class Transposed(Codec):
 
 
 def bands(rows: int, columns: int, multiple: int) -> Iterator[tuple[int, int]]:
-    """Rows ``[r0, r1)``, ``multiple`` or as many more of it as SCRATCH elements hold."""
-    step = max(SCRATCH // max(columns, 1) // multiple, 1) * multiple
+    """Rows ``[r0, r1)``, ``multiple`` or as many more of it as BAND elements hold."""
+    step = max(BAND // max(columns, 1) // multiple, 1) * multiple
     for r in range(0, rows, step):
         yield r, min(r + step, rows)
 
