@@ -16,7 +16,7 @@ from .dtypes import DTYPES
 from .errors import SchemeError, UsageError, shown
 from .fileio import SourceFile
 from .pieces import Source, joined, sources
-from .schemes.base import Weight
+from .schemes.weight import Weight
 
 if TYPE_CHECKING:
     from .codecs.base import Array, Bytes

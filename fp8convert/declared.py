@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from .errors import shown
+
 Config = dict[str, Any]
+KEY = "quantization_config"
+DEPTH = 3  # objects named ...config within each other, as models of several parts have them
 
 # Files beside config.json that declare instead of it, and the field that holds the declaration.
 SIDECARS = {"hf_quant_config.json": "quantization", "quantize_config.json": None}
@@ -17,12 +21,14 @@ class Declared:
     """``quantization`` is the declaration, or None; ``where`` names its place for messages.
 
     ``ranks`` is the number of tensor-parallel ranks whose files were joined, 0 if there were none.
+    ``others`` are further declarations of the same checkpoint.
     """
 
     config: Config = field(default_factory=dict)
     quantization: Config | None = None
     where: str = "config.json: quantization_config"
     ranks: int = 0
+    others: tuple[Declared, ...] = ()
 
     @property
     def method(self) -> Any:
@@ -48,15 +54,28 @@ def strings(value: Any) -> tuple[str, ...]:
 
 
 def declared(config: Config, sidecars: dict[str, Config], ranks: int = 0) -> Declared:
-    """The declaration in ``config``, at top level or in ``text_config``, or else in a sidecar."""
-    for path, place in (("", config), ("text_config.", config.get("text_config"))):
-        if (found := mapping(place).get("quantization_config")) is not None:
-            found = found if isinstance(found, dict) else {"quant_method": found}
-            return Declared(config, found, f"config.json: {path}quantization_config", ranks)
+    """The declaration in ``config``, at any depth a model of several parts has, or in a sidecar.
+
+    If there are several, the first; the others are kept to be held against it.
+    """
+    found = list(_inside(config, "", DEPTH))
     for name, inside in SIDECARS.items():
-        found = sidecars.get(name, {}).get(inside) if inside else sidecars.get(name)
-        if isinstance(found, dict):
+        said = sidecars.get(name, {}).get(inside) if inside else sidecars.get(name)
+        if isinstance(said, dict):
             producer = sidecars[name].get("producer")
             more = {} if producer is None else {"producer": producer}
-            return Declared(config, {**found, **more}, f"{name}: {inside or 'top level'}", ranks)
-    return Declared(config, ranks=ranks)
+            found.append((f"{name}: {inside or 'top level'}", {**said, **more}))
+    if not found:
+        return Declared(config, ranks=ranks)
+    (where, first), *others = found
+    rest = tuple(Declared(config, q, w, ranks) for w, q in others)
+    return Declared(config, first, where, ranks, rest)
+
+
+def _inside(place: Config, path: str, depth: int) -> Iterator[tuple[str, Config]]:
+    said = place.get(KEY)
+    if said is not None:
+        yield f"config.json: {path}{KEY}", mapping(said) or {"quant_method": said}
+    for key, value in place.items():
+        if depth and key != KEY and isinstance(value, dict) and key.endswith("config"):
+            yield from _inside(value, f"{path}{shown(key)[1:-1]}.", depth - 1)

@@ -98,6 +98,7 @@ class SourceFile(_File):
     def __init__(self, fd: int, name: str, mode: str, size: int, mtime_ns: int) -> None:
         self._cache_fd = -1  # reads through the page cache what is there already
         self._gather_fd, self._opening = -1, threading.Lock()  # reads runs through it
+        self._was_cached = False  # what it read first
         super().__init__(fd, name, mode)
         self.size, self.mtime_ns = size, mtime_ns
         with self._closed_on_error():
@@ -133,12 +134,13 @@ class SourceFile(_File):
     def gather(self, view: memoryview, begin: int, count: int, stride: int) -> None:
         """Fill ``view`` with ``count`` runs of equal length, ``stride`` apart from ``begin`` on.
 
-        Always through the page cache: the next tile wants the neighbours of the same runs.
+        Always through the page cache: the next tile wants the neighbours of the same runs. What was
+        not there before is dropped when the file is closed.
         """
         import numpy as np
 
         length = len(view) // count
-        fd = self._buffered()
+        fd = self._buffered(begin, begin + length)
         if stride > NEAR:
             if hasattr(os, "posix_fadvise"):  # or each cold run waits for a disk access of its own
                 os.posix_fadvise(fd, begin, count * stride, os.POSIX_FADV_WILLNEED)
@@ -157,11 +159,12 @@ class SourceFile(_File):
             )
             out[k : k + n] = runs
 
-    def _buffered(self) -> int:
+    def _buffered(self, begin: int, end: int) -> int:
         """A descriptor that reads through the page cache, whatever the other one does."""
         with self._opening:
             if self._gather_fd < 0:
                 self._gather_fd = self._cache_fd if self._cache_fd >= 0 else self._reopened()
+                self._was_cached = pagecache.holds(self._gather_fd, begin, end)
         return self._gather_fd
 
     def _reopened(self) -> int:
@@ -187,6 +190,8 @@ class SourceFile(_File):
 
     def close(self) -> None:
         """Close all descriptors; harmless when done twice."""
+        if self._gather_fd >= 0 and not self._was_cached and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._gather_fd, 0, 0, os.POSIX_FADV_DONTNEED)
         fds, self._cache_fd, self._gather_fd = {self._cache_fd, self._gather_fd}, -1, -1
         for fd in fds - {-1}:
             os.close(fd)

@@ -13,7 +13,7 @@ from .catalogue import Catalogue, open_catalogue
 from .declared import Config
 from .errors import SchemeError, shown
 from .header import numel
-from .schemes.base import Weight
+from .schemes.weight import Weight
 from .strictjson import brief
 
 # A part of a name -> group; the deepest part that is found here decides.

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from .codecs.base import Stored
+from .codecs.base import Codec, Stored
 from .errors import UsageError, shown
-from .schemes.base import Weight
+from .schemes.weight import Weight
 from .version import VERSION
 
 FORMAT = 1
@@ -64,6 +64,18 @@ class Task:
         """Bytes of the whole file."""
         last = self.items[-1]
         return last.begin + last.nbytes
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the header and of how each tensor is read: its codec, where its parts are."""
+        codecs: dict[Codec, str] = {}
+        sha = hashlib.sha256(self.header)
+        for item in self.items:
+            codec = item.weight.codec
+            if codec not in codecs:
+                codecs[codec] = json.dumps(codec.to_dict())
+            sha.update(repr((codecs[codec], [tuple(p) for p in item.weight.parts])).encode())
+        return sha.hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: tensors in file order with the stored parts each is decoded from."""
@@ -139,7 +151,8 @@ class Plan:
             },
             "copies": {c.name: c.size for c in self.copies},
             "texts": {name: _sha256(text.encode()) for name, text in self.texts.items()},
-            "tasks": {t.file: _sha256(t.header) for t in self.tasks},
+            "dropped": list(self.dropped),
+            "tasks": {t.file: t.digest for t in self.tasks},
         }
 
     @cached_property
@@ -151,7 +164,7 @@ class Plan:
         """The whole plan as JSON."""
         return {
             "id": self.id,
-            **{k: v for k, v in self.identity.items() if k not in ("texts", "tasks")},
+            **{k: v for k, v in self.identity.items() if k not in ("texts", "tasks", "dropped")},
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "warnings": list(self.warnings),

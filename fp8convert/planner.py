@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from . import header
 from .catalogue import Catalogue
 from .companions import companions
+from .configout import plain_config
 from .dtypes import DTYPES
 from .errors import SchemeError, shown
 from .layouts import hf
 from .plan import TARGETS, Item, Options, Plan, Task
-from .schemes.base import Reading, Scheme, Weight, plain_config
+from .schemes.base import Reading, Scheme
+from .schemes.weight import Weight
 
 MAX_PROBLEMS_SHOWN = 8
 MAX_FILE_NAME = 200  # temporaries and journal records add to it, and 255 is the limit

@@ -14,7 +14,7 @@ from .header import ALIGN as PAGE
 from .pieces import Source, joined
 from .plan import Task
 from .publish import Record, Staging
-from .schemes.base import Weight
+from .schemes.weight import Weight
 from .sources import Sources
 from .tiles import Tile, room_for
 

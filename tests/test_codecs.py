@@ -16,7 +16,7 @@ from fp8convert.codecs.base import Grid, Rect, Stored
 from fp8convert.codecs.raw import Raw
 from fp8convert.dtypes import DTYPES
 from fp8convert.plan import Item, Task
-from fp8convert.schemes.base import Weight
+from fp8convert.schemes.weight import Weight
 from fp8convert.tiles import Piece, tiles
 
 from .formats import make

@@ -162,7 +162,7 @@ def test_all_experts_of_a_layer_are_one_question(monkeypatch: pytest.MonkeyPatch
         def match(self, text: str) -> None:
             asked.append(text)
 
-    monkeypatch.setattr(hints, "_compiled", lambda _: Counting())
+    monkeypatch.setattr(hints, "compiled", lambda _: Counting())
     listed = Listed(["re:nothing"])
     for layer in range(2):
         for expert in range(100):

@@ -21,8 +21,9 @@ import fp8convert
 from fp8convert.errors import DataError, Fp8ConvertError
 from fp8convert.inspection import inspect
 from fp8convert.layouts.deepseek import RANK_FILE
+from fp8convert.settings import Settings
 
-from .checkpoints import FP8_CONFIG, codes, scales
+from .checkpoints import FP8_CONFIG, codes, pair, scales
 from .oracle import dequantize, differing, load
 
 Tensors = dict[str, torch.Tensor]
@@ -464,3 +465,39 @@ def test_rows_are_read_across_ranks(tmp_path: Path) -> None:
         for rows in (slice(0, 1), slice(30, 40), slice(90, 130), slice(0, 192)):
             found = torch.from_numpy(opened.read(name, rows))
             assert torch.equal(found, exact[rows])
+
+
+@pytest.mark.parametrize("tile", [4096, 1 << 20])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_an_uncoded_tensor_cut_across_its_rows(
+    ranks: int, tile: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A BF16 ``wo``: pieces that begin and end within a row of the whole."""
+    monkeypatch.setattr(Settings, "tile", tile)
+    whole = torch.randn((300, 4096), generator=torch.Generator().manual_seed(3)).bfloat16()
+    coded = pair("layers.0.attn.wq_b.weight", 512, 128)
+    coded["layers.0.attn.wq_b.scale"] = coded.pop("layers.0.attn.wq_b.weight_scale_inv")
+    (tmp_path / "src").mkdir()
+    for rank in range(ranks):
+        mine = {"layers.0.attn.wo.weight": whole.chunk(ranks, 1)[rank].contiguous()}
+        mine |= {n: t.view(torch.uint8).chunk(ranks, 0)[rank].contiguous().view(t.dtype)
+                 if t.dtype != torch.float32 else t.chunk(ranks, 0)[rank].contiguous()
+                 for n, t in coded.items()}  # fmt: skip
+        save_file(mine, tmp_path / "src" / f"model{rank}-mp{ranks}.safetensors")
+    fp8convert.to_bf16(tmp_path / "src", tmp_path / "dst")
+    assert torch.equal(load(tmp_path / "dst")["layers.0.attn.wo.weight"], whole)
+
+
+def test_a_head_inside_a_module_is_not_the_head(tmp_path: Path) -> None:
+    """Only ``head.weight`` itself is cut; the same on every rank, another is what it is."""
+    same = torch.randn((64, 64), generator=torch.Generator().manual_seed(4)).bfloat16()
+    coded = {
+        "layers.0.attn.wkv_a.weight": codes(64, 128),
+        "layers.0.attn.wkv_a.scale": torch.ones(1, 1),
+    }
+    (tmp_path / "src").mkdir()
+    for rank in range(2):
+        mine = {"mtp.2.markov_head.head.weight": same, **coded}
+        save_file(mine, tmp_path / "src" / f"model{rank}-mp2.safetensors")
+    fp8convert.to_bf16(tmp_path / "src", tmp_path / "dst")
+    assert torch.equal(load(tmp_path / "dst")["mtp.2.markov_head.head.weight"], same)

@@ -9,9 +9,10 @@ import pytest
 
 from fp8convert import schemes
 from fp8convert.codecs.base import Stored
+from fp8convert.configout import plain_config
 from fp8convert.declared import declared
 from fp8convert.errors import SchemeError
-from fp8convert.schemes.base import Reading, plain_config
+from fp8convert.schemes.base import Reading
 
 from .recognition.catalogue import all_facts
 from .recognition.facts import SHARDS, Fact, Row, stored

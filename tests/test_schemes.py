@@ -14,9 +14,10 @@ import torch
 import fp8convert
 from fp8convert import schemes
 from fp8convert.catalogue import open_catalogue
+from fp8convert.configout import plain_config
 from fp8convert.declared import declared
 from fp8convert.errors import DataError, SchemeError
-from fp8convert.schemes.base import Scheme, plain_config
+from fp8convert.schemes.base import Scheme
 from fp8convert.schemes.fp8_block import Fp8BlockScheme
 from fp8convert.schemes.plain import PlainScheme
 

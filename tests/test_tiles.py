@@ -21,7 +21,7 @@ from fp8convert.errors import Fp8ConvertError
 from fp8convert.header import ALIGN as PAGE
 from fp8convert.pieces import Source
 from fp8convert.plan import Item, Task
-from fp8convert.schemes.base import Weight
+from fp8convert.schemes.weight import Weight
 from fp8convert.tiles import Piece, Tile
 
 WIDTH = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1, "F4": 1}

@@ -42,8 +42,9 @@ class _EightBit(Blocks):
         return ELEMENTS[self.code]
 
     def block_of(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """``block``, with whole axes in numbers."""
-        rows, columns = (b or max(n, 1) for b, n in zip(self.block, shape[-2:], strict=True))
+        """``block`` in numbers, no longer than the axes."""
+        longest = (max(n, 1) for n in shape[-2:])
+        rows, columns = (min(b or n, n) for b, n in zip(self.block, longest, strict=True))
         return rows, columns
 
     def check(self, parts: Sequence[Stored]) -> str | None:

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
 class Gptq(Transposed):
     """``group`` inputs share a scale; ``minus_one``: zero points are stored less one (version 1).
 
-    ``reordered``: there is a fourth part, ``groups``.
+    ``reordered``: there is a fourth part, ``groups``; ``in_order``: it may only say i // group.
     """
 
     bits: int
     group: int
     minus_one: bool
     reordered: bool = False
+    in_order: bool = False
 
     name = "gptq"
     rule = "(float32(code) - zero point) * scale in float32, then one rounding to nearest even"
@@ -113,6 +114,8 @@ class Gptq(Transposed):
         if wrong:
             return Findings(damage=wrong)
         regular = bool((group_of == np.arange(rect.c0, rect.c1) // self.group).all())
+        if self.in_order and not regular:
+            return Findings(damage=NOT_IN_ORDER)
         to, total = out.reshape(height, width), Findings()
         for a, b in bands(height, width, 1):
             packed, by_row, zeros_by_row = (
@@ -142,10 +145,14 @@ class Gptq(Transposed):
 
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": "gptq", "bits": 4, "group": 128, ...}``."""
-        facts = {"bits": self.bits, "group": self.group}
-        return {"codec": self.name, **facts, "zeros_minus_one": self.minus_one}
+        facts = {"bits": self.bits, "group": self.group, "zeros_minus_one": self.minus_one}
+        return {"codec": self.name, **facts, "g_idx": self.reordered, "in_order": self.in_order}
 
 
+NOT_IN_ORDER = (
+    "its g_idx reorders inputs, but desc_act is false: readers that believe the one and those that "
+    "believe the other disagree"
+)
 AMBIGUOUS = (
     "a zero point is stored as {}, which stands for 0 or for one more than it can hold, "
     "and readers of this version of the format disagree"

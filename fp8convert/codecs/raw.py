@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..dtypes import DTYPES
+from ..header import numel
 from .base import Codec, Findings, Grid, Rect, Span, Stored
 
 if TYPE_CHECKING:
@@ -35,13 +36,17 @@ class Raw(Codec):
         return parts[0].dtype
 
     def grid(self, parts: Sequence[Stored]) -> Grid:
-        """[elements, 1]."""
-        return Grid((parts[0].end - parts[0].begin) // _width(parts[0]), 1, 1, 1)
+        """[elements, 1]; the rows it has, if a layout has cut it across them."""
+        part = parts[0]
+        columns = max(numel(part.shape[1:]), 1) if part.pieces and part.axis == 1 else 1
+        return Grid((part.end - part.begin) // _width(part) // columns, columns, 1, 1)
 
     def spans(self, parts: Sequence[Stored], rect: Rect) -> tuple[Span, ...]:
         """The elements' own bytes."""
-        width = _width(parts[0])
-        return (Span(rect.r0 * width, rect.r1 * width),)
+        width, columns = _width(parts[0]), self.grid(parts).columns
+        count = (rect.r1 - rect.r0) * (rect.c1 - rect.c0)
+        first = rect.r0 * columns + rect.c0
+        return (Span(first * width, (first + count) * width),)
 
     def decode(
         self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], out: Array, target: str

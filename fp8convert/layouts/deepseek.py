@@ -14,11 +14,11 @@ from ..codecs.base import COPIES, Stored
 from ..errors import FormatError, listed, shown
 
 RANK_FILE = re.compile(r"model(?P<rank>[0-9]{1,4})-mp(?P<ranks>[0-9]{1,4})\.safetensors")
-# The axis that is cut, by the name of the module (or tensor); everything else is whole everywhere.
-AXES = {"embed": 0, "head": 0, "wq": 0, "wq_b": 0, "wkv_b": 0, "wo": 1,
-        "w1": 0, "w2": 1, "w3": 0}  # fmt: skip
-AXES_V4 = {"embed": 0, "head": 0, "wq_b": 0, "wo_a": 0, "wo_b": 1, "attn_sink": 0,
-           "weights_proj": 0}  # fmt: skip
+# The axis that is cut, by the name of the module (or tensor) inside a layer; the two tables stand
+# outside. Everything else is whole on every rank, and compared when it is read.
+TABLES = ("embed", "head")  # cut along axis 0
+AXES = {"wq": 0, "wq_b": 0, "wkv_b": 0, "wo": 1, "w1": 0, "w2": 1, "w3": 0}
+AXES_V4 = {"wq_b": 0, "wo_a": 0, "wo_b": 1, "attn_sink": 0, "weights_proj": 0}
 V4_ONLY = "attn_sink"  # no earlier model has one
 WHOLE_BEFORE_V4 = "indexer"  # V3.2 keeps all of it on every rank, also what is called wq_b
 
@@ -64,6 +64,8 @@ def _axis(name: str, v4: bool) -> int:
     parts = name.split(".")
     if not v4 and WHOLE_BEFORE_V4 in parts:
         return COPIES
+    if len(parts) == 2 and parts[0] in TABLES:
+        return 0
     module = parts[-2] if parts[-1] in ("weight", "scale") and len(parts) > 1 else parts[-1]
     return (AXES_V4 if v4 else AXES).get(module, COPIES)
 

@@ -11,7 +11,8 @@ import pkgutil
 from ..declared import Declared
 from ..errors import SchemeError
 from ..strictjson import brief
-from .base import Scheme, Tensors
+from .base import Scheme
+from .weight import Tensors
 
 
 def known() -> tuple[type[Scheme], ...]:
@@ -26,6 +27,7 @@ def detect(declared: Declared, tensors: Tensors) -> Scheme:
     answers = [scheme.recognise(declared, tensors) for scheme in known()]
     for answer in answers:
         if isinstance(answer, Scheme):
+            _agree(answer, declared, tensors)
             return answer
     reasons = [a for a in answers if isinstance(a, str)]
     if not reasons:
@@ -34,3 +36,14 @@ def detect(declared: Declared, tensors: Tensors) -> Scheme:
             + "; ".join(scheme.declared_as for scheme in known())
         ]
     raise SchemeError("\n".join(reasons))
+
+
+def _agree(scheme: Scheme, declared: Declared, tensors: Tensors) -> None:
+    """Refuse a second declaration of the same kind that says something else than the first."""
+    for other in declared.others:
+        answer = type(scheme).recognise(other, tensors)
+        if isinstance(answer, Scheme) and answer.to_dict() != scheme.to_dict():
+            raise SchemeError(
+                f"{declared.where} and {other.where} disagree: "
+                f"{brief(scheme.to_dict())}, {brief(answer.to_dict())}"
+            )

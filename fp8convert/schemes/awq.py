@@ -14,7 +14,8 @@ from ..codecs.base import Stored
 from ..declared import Declared
 from ..errors import shown
 from ..strictjson import brief
-from .base import Scheme, Tensors, Weight, beside
+from .base import Scheme
+from .weight import Tensors, Weight, beside
 
 VERSIONS = (None, "gemm", "GEMM")
 

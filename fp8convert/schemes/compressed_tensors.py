@@ -9,6 +9,7 @@ whose parts have the right dtypes and shapes does.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,19 +22,22 @@ from ..codecs.packed_int import PackedInt
 from ..declared import Declared, mapping, strings
 from ..errors import shown
 from ..strictjson import brief
-from .base import Scheme, Tensors, Weight, activation_scales
-from .hints import Listed
+from .base import Scheme
+from .hints import compiled
+from .leftovers import activation_scales
+from .weight import Tensors, Weight
 
 FORMATS = ("float-quantized", "int-quantized", "naive-quantized", "pack-quantized",
            "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized")  # fmt: skip
 STRATEGIES = ("tensor", "channel", "group", "block", "tensor_group")
-MOST_GROUPS = 256
+MOST_GROUPS = 64
 MERGED = ("weight_input", "weight_output")  # transforms that were multiplied into the weights
 
 
 class Group(NamedTuple):
     """One group's weights. ``block`` is what shares a scale, None for a whole axis."""
 
+    key: str
     targets: tuple[str, ...]
     kind: str  # float or int
     bits: int
@@ -67,10 +71,14 @@ class CompressedTensorsScheme(Scheme):
             return f"{at}.transform_config {wrong}"
         read: list[Group] = []
         for key, group in groups.items():
-            answer = _group(group, whole, f"{at}.config_groups.{shown(key)[1:-1]}")
+            if isinstance(group, dict) and group.get("weights", 0) is None:
+                continue  # of activations only
+            answer = _group(key, group, whole, f"{at}.config_groups.{shown(key)[1:-1]}")
             if isinstance(answer, str):
                 return answer
             read.append(answer)
+        if not read:
+            return f"{at}.config_groups has no group with weights"
         return cls(tuple(read), strings(found.get("ignore")))
 
     def claim(self, t: Stored, tensors: Tensors) -> Weight | str | None:
@@ -82,19 +90,19 @@ class CompressedTensorsScheme(Scheme):
             return (
                 f"it has no scale: expected a tensor {shown(name + '_scale')}" if packed else None
             )
-        answers: list[str] = []
-        for group in self._candidates(name):
+        fitting: dict[Codec, tuple[Group, Weight]] = {}
+        wrongs: list[str] = []
+        for group in candidates(self.groups, name.removesuffix(".weight")):
             found = _weight(group, name, (t, scale), packed, tensors)
             wrong = found.codec.check(found.parts) if isinstance(found, Weight) else found
             if isinstance(found, Weight) and wrong is None:
-                return found
-            answers.append(wrong or "")
-        return answers[0] if answers else "no group of the config targets it"
-
-    def _candidates(self, name: str) -> list[Group]:
-        """Groups that name the module, or else those that mean it by its class."""
-        named = [g for g in self.groups if _listed(g.targets).names(name)]
-        return named or list(self.groups)
+                fitting.setdefault(found.codec, (group, found))
+            else:
+                wrongs.append(wrong or "")
+        if len(fitting) > 1:
+            keys = ", ".join(shown(group.key) for group, _ in fitting.values())
+            return f"its shapes fit several groups of the config: {keys}"
+        return next((weight for _, weight in fitting.values()), None) or wrongs[0]
 
     def hints(self) -> Sequence[str]:
         """``ignore``."""
@@ -109,12 +117,38 @@ class CompressedTensorsScheme(Scheme):
         return {"scheme": self.name, "groups": rows}
 
 
+def candidates(groups: tuple[Group, ...], module: str) -> list[Group]:
+    """The groups that may mean ``module``: those that name it; else by a pattern; else by class.
+
+    A pattern that is not tried (see :mod:`.hints`) may mean it, and so may a class of layers.
+    """
+    exact = [g for g in groups if module in g.targets]
+    if exact:
+        return exact
+    matching, unsure = [], []
+    for group in groups:
+        patterns = [(t, _pattern(t)) for t in group.targets if t.startswith("re:")]
+        if any(p is not None and p.match(module) for _, p in patterns):
+            matching.append(group)
+        elif any(p is None for _, p in patterns):
+            unsure.append(group)
+    if matching:
+        return matching + unsure
+    by_class = [g for g in groups if any(map(_is_class, g.targets))]
+    return by_class + [g for g in unsure if g not in by_class] or list(groups)
+
+
+def _is_class(target: str) -> bool:
+    """``Linear``, not a module's name or a pattern of them."""
+    return target[:1].isupper() and "." not in target
+
+
 @functools.cache
-def _listed(targets: tuple[str, ...]) -> Listed:
-    return Listed(targets)
+def _pattern(target: str) -> re.Pattern[str] | None:
+    return compiled(target)
 
 
-def _group(found: Any, whole: Any, at: str) -> Group | str:
+def _group(key: str, found: Any, whole: Any, at: str) -> Group | str:
     """One entry of ``config_groups``, or why it is not read."""
     weights = mapping(found).get("weights")
     if not isinstance(weights, dict):
@@ -131,7 +165,7 @@ def _group(found: Any, whole: Any, at: str) -> Group | str:
         return f"{at}.weights.{block}"
     reordered = weights.get("actorder") in (True, "group")
     targets = strings(found.get("targets"))
-    return Group(targets, kind, bits, block, weights.get("symmetric") is not False, reordered)
+    return Group(key, targets, kind, bits, block, weights.get("symmetric") is not False, reordered)
 
 
 def _block(weights: Mapping[str, Any]) -> Block | str:
@@ -146,7 +180,8 @@ def _block(weights: Mapping[str, Any]) -> Block | str:
         return (1, size) if good else f"group_size is {brief(size)}, expected a positive integer"
     if strategy == "block":
         if isinstance(square, str):  # "128x128" in older configs
-            square = [int(n) if n.isdecimal() else 0 for n in square.split("x")[:3]]
+            digits = square.split("x")[:3]
+            square = [int(n) if n.isdecimal() and len(n) < 10 else 0 for n in digits]
         if type(square) is not list or [type(n) for n in square] != [int, int] or min(square) < 1:
             return f"block_structure is {brief(square)}, expected two positive integers"
         return square[0], square[1]

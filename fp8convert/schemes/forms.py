@@ -13,8 +13,8 @@ from ..codecs.fp4_block import Fp4Block
 from ..codecs.fp8_block import Block, Fp8Block, grid_shape
 from ..codecs.scales import E8M0
 from ..errors import shown
-from ..header import numel
-from .base import Tensors, Weight, activation_scales, beside
+from .leftovers import activation_scales
+from .weight import Tensors, Weight, beside
 
 MX, NV = 32, 16  # elements a group
 WHOLE: Block = (None, None)
@@ -72,7 +72,7 @@ def _block(t: Stored, scale: Stored, declared: Block | None) -> Block | str:
         return declared
     if scale.dtype in E8M0 and scale.shape == groups:
         return 1, MX
-    if numel(scale.shape) == 1:
+    if fits(scale, grid_shape(t.shape, WHOLE)):
         return WHOLE
     if len(scale.shape) == 4 and len(t.shape) == 2:  # ModelOpt's [down, 1, across, 1]
         return 128, 128

@@ -17,8 +17,9 @@ from ..codecs.fp8_block import Block
 from ..declared import Declared, strings
 from ..dtypes import CODED_FLOATS
 from ..strictjson import brief
-from .base import Reading, Scheme, Tensors, Weight
+from .base import Reading, Scheme
 from .forms import by_dtype
+from .weight import Tensors, Weight
 
 # Fields that could say something else of the codes than is read here, and what they may hold.
 READ_ONLY_IF: dict[str, tuple[object, ...]] = {

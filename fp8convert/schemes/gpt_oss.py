@@ -13,7 +13,8 @@ from ..codecs.base import Stored
 from ..codecs.gpt_oss import GptOss
 from ..declared import Declared, strings
 from ..errors import shown
-from .base import Scheme, Tensors, Weight
+from .base import Scheme
+from .weight import Tensors, Weight
 
 CODES, SCALES = "_blocks", "_scales"
 

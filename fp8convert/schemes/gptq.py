@@ -11,10 +11,11 @@ from typing import Any
 
 from ..codecs.base import Stored
 from ..codecs.gptq import Gptq
-from ..declared import Declared
+from ..declared import Declared, mapping
 from ..errors import shown
 from ..strictjson import brief
-from .base import Scheme, Tensors, Weight, beside
+from .base import Scheme
+from .weight import Tensors, Weight, beside
 
 FORMATS = {None: True, "gptq": True, "gptq_v2": False}  # whether zero points are stored less one
 BITS = (4, 8)
@@ -40,7 +41,13 @@ class GptqScheme(Scheme):
             if not ours:
                 return None
         assert found is not None
-        form = "checkpoint_format" if "checkpoint_format" in found else "format"
+        forms = [f for f in ("checkpoint_format", "format") if found.get(f) is not None]
+        if len({str(found[f]) for f in forms}) > 1:
+            return f"{at} has {' and '.join(f'{f} {brief(found[f])}' for f in forms)}: which?"
+        form = forms[0] if forms else "checkpoint_format"
+        lasting = [k for k in mapping(found.get("dynamic")) if not k.startswith("-:")]
+        if lasting:
+            return f"{at}.dynamic has options of its own for {shown(lasting[0])}: not read"
         checks: tuple[tuple[str, tuple[object, ...]], ...] = (
             ("bits", BITS),
             (form, tuple(FORMATS)),
@@ -72,10 +79,10 @@ class GptqScheme(Scheme):
             return f"inputs are reordered (desc_act), but there is no {shown(module + '.g_idx')}"
         inputs = t.shape[0] * 32 // self.bits if t.shape else 0
         group = max(inputs, 1) if self.group == -1 else self.group
-        codec = Gptq(self.bits, group, self.minus_one, bool(groups))
+        codec = Gptq(self.bits, group, self.minus_one, bool(groups), not self.reorders)
         return Weight(f"{module}.weight", codec, (*parts, *groups))
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"scheme": "gptq", "bits": 4, "group": 128, "zeros_minus_one": true}``."""
+        """``{"scheme": "gptq", "bits": 4, "group": 128, ...}``."""
         facts = {"bits": self.bits, "group": self.group, "zeros_minus_one": self.minus_one}
-        return {"scheme": self.name, **facts}
+        return {"scheme": self.name, **facts, "reorders": self.reorders}

@@ -10,7 +10,9 @@ from __future__ import annotations
 import fnmatch
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from ..errors import shown
 
 MOST = 128  # patterns tried; the longest real list has 79
 LONGEST = 256  # characters of a pattern, and of a name it is tried on
@@ -25,7 +27,7 @@ class Listed:
         entries = [e for e in listed if isinstance(e, str)]
         patterns = [e for e in entries if e.startswith("re:") or any(c in e for c in "*?[")]
         self._plain = set(entries) - set(patterns)
-        self._patterns = [p for e in patterns[:MOST] if (p := _compiled(e)) is not None]
+        self._patterns = [p for e in patterns[:MOST] if (p := compiled(e)) is not None]
         self._known: dict[str, bool] = {}
 
     def names(self, tensor: str) -> bool:
@@ -43,7 +45,7 @@ class Listed:
         return self._known.get(kind, False)
 
 
-def _compiled(entry: str) -> re.Pattern[str] | None:
+def compiled(entry: str) -> re.Pattern[str] | None:
     """The pattern, or None for one that is broken or might be slow."""
     if len(entry) > LONGEST:
         return None
@@ -60,3 +62,14 @@ def _compiled(entry: str) -> re.Pattern[str] | None:
             return re.compile(text)
     except (re.error, OverflowError, RecursionError):
         return None
+
+
+def contradictions(coded: Sequence[str], hints: Sequence[object]) -> Iterator[str]:
+    """Where a config lists modules as not coded whose tensors are: the tensors are believed."""
+    listed = Listed(hints)
+    found = [name for name in coded if hints and listed.names(name)]
+    if found:
+        yield (
+            f"config.json lists {shown(found[0])} as not quantized, and {len(found) - 1:,} more, "
+            "but they have codes and scales: decoded"
+        )

@@ -15,8 +15,9 @@ from ..codecs.base import Stored
 from ..codecs.fp8_block import Block
 from ..declared import Declared, mapping, strings
 from ..strictjson import brief
-from .base import Scheme, Tensors, Weight, beside
+from .base import Scheme
 from .forms import MX, ROW, WHOLE, by_dtype
+from .weight import Tensors, Weight, beside
 
 # What shares a scale of eight-bit codes; where the algorithm does not say it, the shapes do.
 ALGORITHMS: dict[str, Block | None] = {

@@ -9,7 +9,8 @@ from typing import Any
 from ..codecs.base import Stored
 from ..declared import Declared
 from ..dtypes import CODED_FLOATS
-from .base import Reading, Scheme, Tensors, Weight
+from .base import Reading, Scheme
+from .weight import Tensors, Weight
 
 
 @dataclass(frozen=True)
