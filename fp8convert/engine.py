@@ -1,6 +1,6 @@
 """The engine: runs the tasks of a plan, tile by tile, within a memory budget.
 
-Each worker thread owns two aligned buffers and takes the next tile of the next unfinished file:
+Each worker thread owns two aligned buffers and takes the next tile of one of the files begun:
 read, decode, write, hash. With several workers those overlap, for one large file as for many;
 memory is buffers x workers whatever the size of tensors, files or checkpoint.
 """
@@ -8,6 +8,7 @@ memory is buffers x workers whatever the size of tensors, files or checkpoint.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -79,12 +80,23 @@ class Engine:
         return True
 
     def _tiles(self, tasks: Sequence[Task]) -> Iterator[tuple[TaskRun, Tile]]:
-        for task in tasks:
-            run = TaskRun(task, self.shards, self.sources, self.staging)
-            with self._lock:
-                self._running.add(run)
-            for tile in tiles(task, self.settings.tile):
+        """Tiles of a few files in turn: each is hashed in order, so only several fill the cores."""
+        waiting, begun = iter(tasks), deque[tuple[TaskRun, Iterator[Tile]]]()
+        while True:
+            while len(begun) < self.settings.files and (task := next(waiting, None)):
+                begun.append((self._begin(task), tiles(task, self.settings.tile)))
+            if not begun:
+                return
+            run, rest = begun.popleft()
+            if tile := next(rest, None):
+                begun.append((run, rest))
                 yield run, tile
+
+    def _begin(self, task: Task) -> TaskRun:
+        run = TaskRun(task, self.shards, self.sources, self.staging)
+        with self._lock:
+            self._running.add(run)
+        return run
 
     def _work(self, queue: Iterator[tuple[TaskRun, Tile]]) -> None:
         with self._lock:
