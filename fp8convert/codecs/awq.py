@@ -15,7 +15,7 @@ from .base import Findings, Grid, Rect, Span, Stored, runs
 from .blocks import Coded, decode_matrix, group_mismatch, mismatch
 from .elements import ELEMENTS
 from .scales import PLAIN, WIDTHS, to_float32
-from .transposed import Transposed, add, bands, nibbles
+from .transposed import Transposed, bands, nibbles
 
 if TYPE_CHECKING:
     from .base import Array, Bytes
@@ -109,7 +109,7 @@ class Awq(Transposed):
                 np.ascontiguousarray(zeros[:, rows].T),
                 (1, self.group), row=rect.r0 + rows.start, column=rect.c0,
             )  # fmt: skip
-            add(total, decode_matrix(ELEMENTS["uint8"], piece, to[rows], target))
+            total.add(decode_matrix(ELEMENTS["uint8"], piece, to[rows], target))
         return total
 
     def to_dict(self) -> dict[str, Any]:

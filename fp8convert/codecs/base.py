@@ -115,6 +115,11 @@ class Findings:
     overflowed: int = 0  # finite code and scale, product beyond the target dtype
     damage: str | None = None
 
+    def add(self, other: Findings) -> None:
+        """Count in what another piece of the same rectangle met; the first damage stays."""
+        self.damage = self.damage or other.damage
+        self.overflowed += other.overflowed
+
 
 class Codec(ABC):
     """How one or more stored tensors encode a weight. Instances are frozen and hashable."""

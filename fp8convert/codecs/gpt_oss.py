@@ -16,7 +16,7 @@ from .base import Findings, Grid, Rect, Span, Stored, runs
 from .blocks import Coded, decode_matrix, mismatch
 from .elements import ELEMENTS
 from .scales import E8M0, to_float32
-from .transposed import Transposed, add, bands
+from .transposed import Transposed, bands
 
 if TYPE_CHECKING:
     from .base import Array, Bytes
@@ -83,7 +83,7 @@ class GptOss(Transposed):
         expert, r0, r1 = self._place(parts, rect)
         columns, total = rect.c1 - rect.c0, Findings()
         packed = data[0].reshape(columns, -1)  # [columns, rows / 2]
-        values = to_float32(data[1], "U8").reshape(columns, -1)
+        values = to_float32(data[1], parts[1].dtype).reshape(columns, -1)
         scales = np.ascontiguousarray(values.T)  # [groups, columns]
         to, skip = out.reshape(r1 - r0, columns), r0 % 2
         for a, b in bands(r1 - r0 + skip, columns, 16):  # counted from the first byte
@@ -97,7 +97,7 @@ class GptOss(Transposed):
                 phase=top % GROUP, row=top, column=rect.c0, expert=expert,
             )  # fmt: skip
             at = a + lead - skip
-            add(total, decode_matrix(ONE_A_BYTE, piece, to[at : b - skip], target))
+            total.add(decode_matrix(ONE_A_BYTE, piece, to[at : b - skip], target))
         return total
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from .blocks import Coded, decode_matrix, group_mismatch, mismatch
 from .elements import ELEMENTS
 from .grouped import by_column, group_damage
 from .scales import PLAIN, WIDTHS, to_float32
-from .transposed import Transposed, add, bands, nibbles
+from .transposed import Transposed, bands, nibbles
 
 if TYPE_CHECKING:
     from .base import Array, Bytes
@@ -131,9 +131,9 @@ class Gptq(Transposed):
                 piece = piece._replace(
                     scales=piece.scales[:, at], zeros=piece.zeros[:, at], block=(1, self.group)
                 )
-                add(total, decode_matrix(element, piece, to[a:b], target))
+                total.add(decode_matrix(element, piece, to[a:b], target))
             else:
-                add(total, by_column(element, piece, group_of, to[a:b], target))
+                total.add(by_column(element, piece, group_of, to[a:b], target))
         return total
 
     def _group_of(self, data: Sequence[Bytes], rect: Rect) -> Array:

@@ -44,7 +44,5 @@ def by_column(element: Element, p: Coded, group_of: Array, out: Array, target: s
         part = p._replace(
             codes=p.codes[rows], scales=p.scales[rows][:, group_of], zeros=zeros, row=p.row + r
         )
-        found = decode_matrix(element, part, out[rows], target)
-        total.damage = total.damage or found.damage
-        total.overflowed += found.overflowed
+        total.add(decode_matrix(element, part, out[rows], target))
     return total

@@ -105,7 +105,7 @@ class PackedInt(Blocks):
         if not groups:
             return super().decode(parts, rect, data, out, target)
         group_of = data[parts.index(groups)].view("int32")
-        scales, zeros = (g.reshape(rect.r1 - rect.r0, -1) for g in self._both(parts, rect, data))
+        scales, zeros = (g.reshape(rect.r1 - rect.r0, -1) for g in self.grids(parts, rect, data))
         wrong = group_damage(group_of, scales.shape[1])
         if wrong:
             return Findings(damage=wrong)
@@ -126,13 +126,8 @@ class PackedInt(Blocks):
 
     def grids(
         self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes]
-    ) -> tuple[Array, Array | None]:
-        """Scales and zero points."""
-        return self._both(parts, rect, data)
-
-    def _both(
-        self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes]
     ) -> tuple[Array, Array]:
+        """Scales and zero points."""
         import numpy as np
 
         scales, _ = super().grids(parts, rect, data)
@@ -145,9 +140,9 @@ class PackedInt(Blocks):
         by_row = codes.reshape(-1, groups, per).transpose(0, 2, 1).reshape(-1, groups)
         first = rect.r0 % per
         found = by_row[first : first + rect.r1 - rect.r0].astype(np.float32)
-        if rect.r1 - rect.r0 == 1 and "groups" not in self.extra:
-            g = self.group or groups  # one row may be cut: the groups of its columns
-            found = found[:, rect.c0 // g : -(-rect.c1 // g)] if self.group else found
+        if self.group and rect.r1 - rect.r0 == 1 and "groups" not in self.extra:
+            # one row may be cut: the groups of its columns
+            found = found[:, rect.c0 // self.group : -(-rect.c1 // self.group)]
         return scales, found.reshape(-1)
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .base import Codec, Findings, Stored
+from .base import Codec, Stored
 
 if TYPE_CHECKING:
     from .base import Array
@@ -43,9 +43,3 @@ def nibbles(words: Array, bits: int) -> Array:
         return words
     pairs: Array = np.stack([words & 15, words >> 4], -1)
     return pairs.reshape(*words.shape[:-1], 2 * words.shape[-1])
-
-
-def add(total: Findings, found: Findings) -> None:
-    """Count ``found`` into ``total``; the first damage stays."""
-    total.damage = total.damage or found.damage
-    total.overflowed += found.overflowed

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .spec import PLAIN, Part, Sample, Storage, Weight, chosen, plain
+from .spec import PLAIN, Part, Sample, Storage, Weight, chosen, decoder, plain
 from .tokenizer import small_files
 
 PUBLISHED: dict[str, Any] = {
@@ -105,21 +105,12 @@ def sample(size: str) -> Sample:
     config = PUBLISHED | changed
     return Sample(
         config,
-        tuple(_model(config)),
+        tuple(decoder(config, _layer)),
         STORAGES,
         small_files(),
         shard_bytes,
         shard_file="model-{index:05d}-of-{last:05d}.safetensors",  # the published ones start at 0
     )
-
-
-def _model(c: dict[str, Any]) -> Iterator[Weight]:
-    table = (c["vocab_size"], c["hidden_size"])
-    yield Weight("model.embed_tokens.weight", table, "matrix")
-    for n in range(c["num_hidden_layers"]):
-        yield from _layer(f"model.layers.{n}.", c)
-    yield Weight("model.norm.weight", (c["hidden_size"],), "norm")
-    yield Weight("lm_head.weight", table, "matrix")
 
 
 def _layer(at: str, c: dict[str, Any]) -> Iterator[Weight]:

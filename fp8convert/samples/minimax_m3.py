@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .spec import PLAIN, Part, Sample, Storage, Weight, chosen, plain
+from .spec import PLAIN, Part, Sample, Storage, Weight, chosen, decoder, plain
 from .tokenizer import small_files
 
 PUBLISHED: dict[str, Any] = {
@@ -91,22 +91,13 @@ def sample(size: str) -> Sample:
         "scale_fmt": "ue8m0",
         "weight_block_size": [1, 32],
     }
-    return Sample(config, tuple(_model(config)), STORAGES, small_files(), shard_bytes)
+    return Sample(config, tuple(decoder(config, _layer)), STORAGES, small_files(), shard_bytes)
 
 
 def _plain_modules(layers: int) -> Iterator[str]:
     yield from ("lm_head", "model.embed_tokens")
     for n in range(layers):
         yield f"model.layers.{n}.block_sparse_moe.gate"
-
-
-def _model(c: dict[str, Any]) -> Iterator[Weight]:
-    table = (c["vocab_size"], c["hidden_size"])
-    yield Weight("model.embed_tokens.weight", table, "matrix")
-    for n in range(c["num_hidden_layers"]):
-        yield from _layer(f"model.layers.{n}.", c)
-    yield Weight("model.norm.weight", (c["hidden_size"],), "norm")
-    yield Weight("lm_head.weight", table, "matrix")
 
 
 def _layer(at: str, c: dict[str, Any]) -> Iterator[Weight]:

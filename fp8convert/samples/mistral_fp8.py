@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .spec import PLAIN, Part, Sample, Storage, Weight, chosen
+from .spec import PLAIN, Part, Sample, Storage, Weight, chosen, decoder
 from .tokenizer import small_files
 
 PUBLISHED: dict[str, Any] = {
@@ -92,16 +92,7 @@ def sample(size: str) -> Sample:
     """The checkpoint of one size: tiny or small. Unknown sizes: UsageError."""
     changed, shard_bytes = chosen("mistral-fp8", SIZES, size)
     config = PUBLISHED | changed
-    return Sample(config, tuple(_model(config)), STORAGES, small_files(), shard_bytes)
-
-
-def _model(c: dict[str, Any]) -> Iterator[Weight]:
-    table = (c["vocab_size"], c["hidden_size"])
-    yield Weight("model.embed_tokens.weight", table, "matrix")
-    for n in range(c["num_hidden_layers"]):
-        yield from _layer(f"model.layers.{n}.", c)
-    yield Weight("model.norm.weight", (c["hidden_size"],), "norm")
-    yield Weight("lm_head.weight", table, "matrix")
+    return Sample(config, tuple(decoder(config, _layer)), STORAGES, small_files(), shard_bytes)
 
 
 def _layer(at: str, c: dict[str, Any]) -> Iterator[Weight]:

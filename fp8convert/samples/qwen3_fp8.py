@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .spec import PLAIN, Part, Sample, Storage, Weight, chosen
+from .spec import PLAIN, Part, Sample, Storage, Weight, chosen, decoder
 from .tokenizer import small_files
 
 PUBLISHED: dict[str, Any] = {
@@ -94,7 +94,7 @@ def sample(size: str) -> Sample:
         "weight_block_size": [128, 128],
     }
     storages = {**PLAIN, "linear": FP8}
-    return Sample(config, tuple(_model(config)), storages, small_files(), shard_bytes)
+    return Sample(config, tuple(decoder(config, _layer)), storages, small_files(), shard_bytes)
 
 
 def _plain_modules(layers: int) -> Iterator[str]:
@@ -102,15 +102,6 @@ def _plain_modules(layers: int) -> Iterator[str]:
     for n in range(layers):
         for name in ("input_layernorm", "mlp.gate", "post_attention_layernorm"):
             yield f"model.layers.{n}.{name}"
-
-
-def _model(c: dict[str, Any]) -> Iterator[Weight]:
-    table = (c["vocab_size"], c["hidden_size"])
-    yield Weight("model.embed_tokens.weight", table, "matrix")
-    for n in range(c["num_hidden_layers"]):
-        yield from _layer(f"model.layers.{n}.", c)
-    yield Weight("model.norm.weight", (c["hidden_size"],), "norm")
-    yield Weight("lm_head.weight", table, "matrix")
 
 
 def _layer(at: str, c: dict[str, Any]) -> Iterator[Weight]:

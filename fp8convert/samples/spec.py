@@ -5,7 +5,7 @@ Shapes are [..., out, in]; sizes are bytes. Nothing here opens a file or needs N
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -209,3 +209,15 @@ def shard_names(sample: Sample, count: int) -> list[str]:
         sample.shard_file.format(number=i + 1, count=count, index=i, last=count - 1)
         for i in range(count)
     ]
+
+
+def decoder(
+    c: Mapping[str, Any], layer: Callable[[str, dict[str, Any]], Iterator[Weight]]
+) -> Iterator[Weight]:
+    """The weights of a decoder as most name them: table, layers, norm, head."""
+    table = (c["vocab_size"], c["hidden_size"])
+    yield Weight("model.embed_tokens.weight", table, "matrix")
+    for n in range(c["num_hidden_layers"]):
+        yield from layer(f"model.layers.{n}.", dict(c))
+    yield Weight("model.norm.weight", (c["hidden_size"],), "norm")
+    yield Weight("lm_head.weight", table, "matrix")
