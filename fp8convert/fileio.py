@@ -137,27 +137,38 @@ class SourceFile(_File):
         Always through the page cache: the next tile wants the neighbours of the same runs. What was
         not there before is dropped when the file is closed.
         """
-        import numpy as np
-
         length = len(view) // count
         fd = self._buffered(begin, begin + length)
-        if stride > NEAR:
-            if hasattr(os, "posix_fadvise"):  # or each cold run waits for a disk access of its own
-                os.posix_fadvise(fd, begin, count * stride, os.POSIX_FADV_WILLNEED)
-            for k in range(count):
-                self._exactly(fd, view[k * length : (k + 1) * length], begin + k * stride)
-            return
-        out = np.frombuffer(view, np.uint8).reshape(count, length)
+        with naming(self.name):
+            if stride > NEAR:
+                self._gather_far(fd, view, begin, length, stride)
+            else:
+                self._gather_near(fd, view, begin, length, stride)
+
+    def _gather_far(self, fd: int, view: memoryview, begin: int, length: int, stride: int) -> None:
+        """A call for each run; tens of thousands of them, so each is as little Python as can be."""
+        count = len(view) // length
+        if hasattr(os, "posix_fadvise"):  # or each cold run waits for a disk access of its own
+            os.posix_fadvise(fd, begin, count * stride, os.POSIX_FADV_WILLNEED)
+        read = os.preadv
+        for k in range(count):
+            run = view[k * length : (k + 1) * length]
+            if read(fd, (run,), begin + k * stride) != length:
+                self._exactly(fd, run, begin + k * stride)
+
+    def _gather_near(self, fd: int, view: memoryview, begin: int, length: int, stride: int) -> None:
+        """A call for many runs and the gaps between them, then a copy without the gaps."""
+        import numpy as np
+
+        out = np.frombuffer(view, np.uint8).reshape(-1, length)
         step = WINDOW // stride
-        window = memoryview(bytearray(min(step, count) * stride))
-        for k in range(0, count, step):
-            n = min(step, count - k)
-            size = (n - 1) * stride + length
-            self._exactly(fd, window[:size], begin + k * stride)
-            runs = np.lib.stride_tricks.as_strided(
+        window = memoryview(bytearray(min(step, len(out)) * stride))
+        for k in range(0, len(out), step):
+            n = min(step, len(out) - k)
+            self._exactly(fd, window[: (n - 1) * stride + length], begin + k * stride)
+            out[k : k + n] = np.lib.stride_tricks.as_strided(
                 np.frombuffer(window, np.uint8), (n, length), (stride, 1)
             )
-            out[k : k + n] = runs
 
     def _buffered(self, begin: int, end: int) -> int:
         """A descriptor that reads through the page cache, whatever the other one does."""
@@ -177,8 +188,7 @@ class SourceFile(_File):
     def _exactly(self, fd: int, view: memoryview, begin: int) -> None:
         got = 0
         while got < len(view):
-            with naming(self.name):
-                n = os.preadv(fd, [view[got:]], begin + got)
+            n = os.preadv(fd, [view[got:]], begin + got)
             if not n:
                 raise self._short(begin + got)
             got += n
