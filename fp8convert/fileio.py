@@ -25,6 +25,7 @@ from .header import ALIGN as PAGE
 MODES = ("auto", "direct", "buffered")
 MOST = 1 << 30  # bytes a call: macOS and Linux refuse or cut 2 GiB and more
 NEAR = 1 << 15  # runs this near are read with the gaps between them: cheaper than a call each
+AHEAD = 1 << 29  # bytes asked for at once, at most: a matrix of a usual size, not one of gigabytes
 WINDOW = 1 << 20  # bytes of runs and gaps a call
 O_DIRECT = getattr(os, "O_DIRECT", 0)
 
@@ -148,7 +149,8 @@ class SourceFile(_File):
     def _gather_far(self, fd: int, view: memoryview, begin: int, length: int, stride: int) -> None:
         """A call for each run; tens of thousands of them, so each is as little Python as can be."""
         count = len(view) // length
-        if hasattr(os, "posix_fadvise"):  # or each cold run waits for a disk access of its own
+        # Or each cold run waits for a disk access of its own.
+        if hasattr(os, "posix_fadvise") and count * stride <= AHEAD:
             os.posix_fadvise(fd, begin, count * stride, os.POSIX_FADV_WILLNEED)
         read = os.preadv
         for k in range(count):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from fp8convert.codecs.awq import Awq
@@ -230,3 +232,10 @@ def test_groups_that_split_a_byte_or_word_are_refused(
 ) -> None:
     parts = [Stored("codes", *codes, 0, 0, 0), Stored("scales", *scales, 0, 0, 0)]
     assert message in str(codec.check([*parts, Stored("zeros", "I32", (2, 1), 0, 0, 0)]))
+
+
+@pytest.mark.parametrize("case", CODED.values(), ids=CODED)
+def test_every_fact_of_a_codec_is_in_its_dict(case: Case) -> None:
+    """Plans tell readings apart by it."""
+    codec = case.codec
+    assert len(codec.to_dict()) > len(fields(codec))  # type: ignore[arg-type]

@@ -112,3 +112,7 @@ class Int8Block(_EightBit):
         """Scales and zero points."""
         scales, _ = super().grids(parts, rect, data)
         return scales, data[2].view("int8").astype("float32") if self.zero_points else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the others, and whether there are zero points."""
+        return {**super().to_dict(), "zero_points": self.zero_points}

@@ -19,7 +19,7 @@ BAND = 1 << 20  # elements turned at a time, a byte each: more calls cost, and m
 
 
 class Transposed(Codec):
-    """Decoded to ``target`` like all coded weights; never a column cut within a row of blocks."""
+    """A coded weight whose parts give a rectangle many runs of bytes at a stride, not one."""
 
     coded = True
 

@@ -82,16 +82,20 @@ class Scheme(ABC):
         dropped: list[Stored] = []
         for t in tensors.values():
             claim = claims.get(t.name)
-            if isinstance(claim, Weight) and (wrong := claim.codec.check(claim.parts)) is None:
-                weights.append(claim)
-                continue
-            if claim is None and t.name in rest.used:
-                continue
-            if claim is None and rest.means_nothing(t):
-                dropped.append(t)
-                continue
+            wrong = claim if isinstance(claim, str) else None
+            if isinstance(claim, Weight):
+                wrong = claim.codec.check(claim.parts)
+                if wrong is None:
+                    weights.append(claim)
+                    continue
+            elif claim is None:
+                if t.name in rest.used:
+                    continue
+                if rest.means_nothing(t):
+                    dropped.append(t)
+                    continue
+                wrong = rest.problem(t)
             weights.append(Weight(t.name, Raw(), (t,)))
-            wrong = (claim if isinstance(claim, str) else wrong) if claim else rest.problem(t)
             if wrong:
                 problems.append(f"{shards[t.shard]}: weight {shown(t.name)}: {wrong}")
         if not claims and not problems:
