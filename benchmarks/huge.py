@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from fp8convert.convert import prepare
 from fp8convert.pieces import Source
 from fp8convert.settings import Settings
-from fp8convert.tiles import Tile, tiles
+from fp8convert.tile import Tile
+from fp8convert.tiles import tiles
 
 from . import inputs
 from .children import child

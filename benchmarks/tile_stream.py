@@ -16,13 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fp8convert.convert import prepare
+from fp8convert.encoding.band import Bench
 from fp8convert.fileio import aligned_buffer
 from fp8convert.header import ALIGN as PAGE
 from fp8convert.plan import Task
 from fp8convert.settings import Settings
 from fp8convert.sources import Sources
 from fp8convert.taskrun import TaskRun
-from fp8convert.tiles import READ_SLACK, Tile, tiles
+from fp8convert.tile import READ_SLACK, Tile
+from fp8convert.tiles import tiles
 
 CODED = "fp8-block"
 
@@ -63,12 +65,13 @@ class Workers:
     def _work(self, queue: Iterator[Tile], digest: bool) -> None:
         read = memoryview(aligned_buffer(self.settings.tile + READ_SLACK + PAGE))
         write = memoryview(aligned_buffer(self.settings.tile + PAGE))
+        bench = Bench(0)
         while True:
             with self.lock:
                 tile = next(queue, None)
             if tile is None:
                 return
-            self.run.decode(tile, read, write)
+            self.run.make(tile, read, write, bench)
             if digest:
                 (piece,) = (p for p in tile.pieces if p.item.weight.codec.name == CODED)
                 at = piece.begin - tile.begin + tile.begin % PAGE

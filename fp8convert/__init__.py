@@ -1,7 +1,8 @@
 """Convert block-scaled checkpoints at disk speed, in bounded memory, resumably.
 
-``to_bf16(src, dst, **options) -> Manifest`` converts; ``open_checkpoint(path)`` gives decoded
-arrays by name. Nothing heavy is imported until one of them is used.
+``to_bf16(src, dst, **options)`` and ``quantize(src, dst, scheme, **options)`` convert;
+``open_checkpoint(path)`` gives decoded arrays by name. Nothing heavy is imported until one of them
+is used.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from .version import VERSION as __version__  # noqa: N811
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, TensorSpec, open_checkpoint
-    from .convert import Manifest, to_bf16
+    from .convert import Manifest, quantize, to_bf16
 
 _HOMES = {
     "Checkpoint": "checkpoint",
     "Manifest": "convert",
     "TensorSpec": "checkpoint",
     "open_checkpoint": "checkpoint",
+    "quantize": "convert",
     "to_bf16": "convert",
 }
 
@@ -30,6 +32,7 @@ __all__ = [
     "TensorSpec",
     "__version__",
     "open_checkpoint",
+    "quantize",
     "to_bf16",
 ]
 

@@ -1,4 +1,4 @@
-"""``to_bf16``: from a checkpoint folder to a finished one. Source, plan, engine, publish."""
+"""``to_bf16`` and ``quantize``: from a checkpoint folder to a finished one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from . import schemes
 from .catalogue import Catalogue, open_catalogue
 from .engine import Engine
 from .errors import FormatError, ResumableError, UsageError, shown
-from .plan import Options, Plan
+from .options import Options, Quantize, ToBf16
+from .plan import Plan
 from .planner import plan_to_bf16
 from .publish import Record, Staging, opened, resolve_target
-from .settings import Settings
+from .quantizer import plan_quantize
+from .report import counts, figures
+from .settings import MOST_FILES, Settings
 from .version import VERSION
 
-_OPTION_NAMES = {f.name for f in fields(Options)}
-_SETTING_NAMES = {f.name for f in fields(Settings)}
+_SETTING_NAMES = ("workers", "memory", "io", "progress")
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,23 @@ class Job:
 def prepare(
     src: str | os.PathLike[str], dst: str | os.PathLike[str], options: Options | None = None
 ) -> Job:
-    """Read headers and config, plan, refuse what can be refused. Writes nothing."""
+    """Read headers and config, plan, refuse what can be refused. Writes nothing.
+
+    ``options`` say which conversion it is: :class:`ToBf16` (the default) or :class:`Quantize`.
+    """
     with _resumable():
         catalogue = open_catalogue(src)
         scheme = schemes.detect(catalogue.declared, catalogue.tensors)
         target = resolve_target(dst, catalogue.folder.root)
-        return Job(catalogue, plan_to_bf16(catalogue, scheme, options or Options()), target)
+        if isinstance(options, Quantize):
+            plan = plan_quantize(catalogue, scheme, options)
+        else:
+            plan = plan_to_bf16(catalogue, scheme, _as_to_bf16(options))
+        return Job(catalogue, plan, target)
+
+
+def _as_to_bf16(options: Options | None) -> ToBf16:
+    return options if isinstance(options, ToBf16) else ToBf16()
 
 
 def execute(job: Job, settings: Settings | None = None) -> Manifest:
@@ -89,18 +102,39 @@ def execute(job: Job, settings: Settings | None = None) -> Manifest:
 def to_bf16(src: str | os.PathLike[str], dst: str | os.PathLike[str], **options: Any) -> Manifest:
     """Convert the block-scaled checkpoint folder ``src`` into a BF16 one at ``dst``.
 
-    Keyword options are those of :class:`~fp8convert.plan.Options` (``dtype``, ``max_shard_size``
+    Keyword options are those of :class:`~fp8convert.options.ToBf16` (``dtype``, ``max_shard_size``
     in bytes, ``checksum``, ``copy_code``, ``strict``) and :class:`~fp8convert.settings.Settings`
     (``workers``, ``memory`` in bytes, ``io``, ``progress``). Calling again after an interruption
     resumes. Raises :class:`~fp8convert.errors.Fp8ConvertError`; then ``dst`` does not exist.
     """
-    unknown = set(options) - _OPTION_NAMES - _SETTING_NAMES
+    return _converted(src, dst, ToBf16, options)
+
+
+def quantize(
+    src: str | os.PathLike[str], dst: str | os.PathLike[str], scheme: str, **options: Any
+) -> Manifest:
+    """Encode the weights of the checkpoint folder ``src`` by ``scheme``, into one at ``dst``.
+
+    ``scheme`` is one of :data:`~fp8convert.options.SCHEMES`; keyword options are those of
+    :class:`~fp8convert.options.Quantize` and, as for :func:`to_bf16`, of ``Settings``.
+    ``data["quantized"]`` of the manifest says of each weight whether it is exact, or the error.
+    Raises :class:`~fp8convert.errors.Fp8ConvertError`; then ``dst`` does not exist.
+    """
+    return _converted(src, dst, Quantize, {"scheme": scheme, **options})
+
+
+def _converted(
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    kind: type[Options],
+    options: dict[str, Any],
+) -> Manifest:
+    known = {f.name for f in fields(kind)}
+    unknown = sorted(set(options) - known - set(_SETTING_NAMES))
     if unknown:
-        raise UsageError(
-            f"unknown options {sorted(unknown)}, known: {sorted(_OPTION_NAMES | _SETTING_NAMES)}"
-        )
+        raise UsageError(f"unknown options {unknown}, known: {sorted(known | set(_SETTING_NAMES))}")
     settings = Settings(**{k: v for k, v in options.items() if k in _SETTING_NAMES})
-    chosen = Options(**{k: v for k, v in options.items() if k in _OPTION_NAMES})
+    chosen = kind(**{k: v for k, v in options.items() if k in known})
     return execute(prepare(src, dst, chosen), settings)
 
 
@@ -134,7 +168,9 @@ def _run(job: Job, staging: Staging, settings: Settings) -> Manifest:
 
 
 def _check_space(job: Job, staging: Staging) -> None:
-    needed = job.plan.bytes_out - sum(t.size for t in job.plan.tasks if staging.recorded(t))
+    left = [t for t in job.plan.tasks if not staging.recorded(t)]
+    needed = job.plan.bytes_out - sum(t.size for t in job.plan.tasks)
+    needed += sum(t.size for t in left) + sum(sorted(t.spool for t in left)[-MOST_FILES:])
     if needed > job.disk_free:
         raise ResumableError(
             f"not enough disk for {shown(job.target)}: {needed:,} bytes needed, "
@@ -145,18 +181,17 @@ def _check_space(job: Job, staging: Staging) -> None:
 def _manifest(job: Job, records: list[Record], files: list[dict[str, Any]]) -> dict[str, Any]:
     plan = job.plan
     weights = [i.weight for t in plan.tasks for i in t.items]
-    coded = [w for w in weights if w.codec.coded]
     overflowed = {name: n for r in records for name, n in r.overflowed.items()}
     return {
         "format": 1,
         "tool": f"fp8convert {VERSION}",
         "plan": plan.id,
         "rules": dict(sorted({(w.codec.name, w.codec.rule) for w in weights})),
-        "weights_decoded": len(coded),
-        "tensors_kept": len(weights) - len(coded),
-        "parts_dropped": sum(len(w.parts) - 1 + len(w.dropped) for w in coded) + len(plan.dropped),
+        **counts(plan),
         "overflowed": overflowed,
+        **figures(plan, records),
         "warnings": list(plan.warnings),
+        "notes": list(plan.notes),
         "not_copied": list(plan.not_copied),
         "files": files,
         "identity": plan.identity,

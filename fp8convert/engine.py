@@ -13,22 +13,26 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from .catalogue import Catalogue
+from .encoding.band import Bench
 from .errors import ResumableError
 from .fileio import aligned_buffer, hash_file
 from .header import ALIGN as PAGE
-from .plan import Options, Task
+from .options import Options
+from .plan import Task
 from .publish import Record, Staging
 from .settings import Progress, Settings
 from .sources import Sources
 from .taskrun import TaskRun
-from .tiles import READ_SLACK, Tile, tiles
+from .tile import READ_SLACK, Tile
+from .tiles import tiles
 
 
 class Engine:
     """Runs tasks into a staging folder. One use each."""
 
     def __init__(self, catalogue: Catalogue, staging: Staging, settings: Settings) -> None:
-        self.staging, self.settings = staging, settings
+        plan = staging.plan
+        self.staging, self.settings = staging, settings.fitted(plan.least_tile, plan.scratch)
         self.shards, self.sources = catalogue.shard_names, Sources(catalogue, settings.io)
         self.options: Options = staging.plan.options
         self.records: dict[str, Record] = {}
@@ -104,12 +108,13 @@ class Engine:
         try:
             read = memoryview(aligned_buffer(self.settings.tile + READ_SLACK + PAGE))
             write = memoryview(aligned_buffer(self.settings.tile + PAGE))
+            bench = Bench(self.settings.scratch)
             while True:
                 with self._queue_lock:
                     job = None if self._error else next(queue, None)
                 if job is None:
                     return
-                self._do(*job, read, write)
+                self._do(*job, read, write, bench)
         except BaseException as e:
             self._fail(e)
         finally:
@@ -117,12 +122,15 @@ class Engine:
                 self._active -= 1
                 self._idle.notify_all()
 
-    def _do(self, run: TaskRun, tile: Tile, read: memoryview, write: memoryview) -> None:
-        got = run.decode(tile, read, write)
-        shift = tile.begin % PAGE
-        view = write[shift : shift + tile.nbytes]
-        run.target.write(view, tile.begin)
-        run.target.hash(view, tile.begin)
+    def _do(
+        self, run: TaskRun, tile: Tile, read: memoryview, write: memoryview, bench: Bench
+    ) -> None:
+        got = run.make(tile, read, write, bench)
+        if tile.nbytes:  # else it only measured
+            shift = tile.begin % PAGE
+            view = write[shift : shift + tile.nbytes]
+            run.target.write(view, tile.begin)
+            run.target.hash(view, tile.begin)
         if run.done(tile.nbytes):
             self.records[run.task.file] = run.finish()
             with self._lock:
@@ -144,4 +152,4 @@ class Engine:
         with self._lock:
             self._error = self._error or error
             for run in self._running:
-                run.target.stop()
+                run.stop()

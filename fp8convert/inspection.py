@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import schemes
+from . import classes, schemes
 from .catalogue import Catalogue, open_catalogue
 from .declared import Config
 from .errors import SchemeError, shown
 from .header import numel
 from .schemes.weight import Weight
 from .strictjson import brief
-
-# A part of a name -> group; the deepest part that is found here decides.
-GROUPS = {
-    "embed_tokens": "embedding",
-    "embed": "embedding",
-    "lm_head": "head",
-    "head": "head",
-    "experts": "routed experts",
-    "shared_experts": "shared experts",
-    "gate": "router",
-    "self_attn": "attention",
-    "attn": "attention",
-    "mlp": "dense mlp",
-    "ffn": "dense mlp",
-    "norm": "norms",
-    "attn_norm": "norms",
-    "ffn_norm": "norms",
-    "input_layernorm": "norms",
-    "post_attention_layernorm": "norms",
-}
-
-
-LAYER = re.compile(r"(?:^|\.)(?P<kind>layers|mtp)\.(?P<n>[0-9]{1,6})\.")
 
 
 @dataclass(frozen=True)
@@ -95,7 +71,7 @@ def _report(
     layers = config.get("num_hidden_layers")
     layers = layers if type(layers) is int else None
     parameters, groups = _groups(weights, layers)
-    mtp = sorted({n for w in weights if (n := _mtp_layer(w.name, layers)) is not None})
+    mtp = sorted({n for w in weights if (n := classes.mtp_layer(w.name, layers)) is not None})
     declared = config.get("num_nextn_predict_layers")
     warnings = [*catalogue.warnings, *notes]
     if weights and type(declared) is int and declared != len(mtp):
@@ -182,25 +158,8 @@ def _groups(
     tensors: Counter[str] = Counter()
     parameters: Counter[str] = Counter()
     for w in weights:
-        group = "mtp" if _mtp_layer(w.name, layers) is not None else _group(w.name)
+        group = "mtp" if classes.mtp_layer(w.name, layers) is not None else classes.group(w.name)
         tensors[group] += 1
         parameters[group] += numel(w.shape)
     groups = {g: {"weights": tensors[g], "parameters": n} for g, n in parameters.most_common()}
     return parameters.total(), groups
-
-
-def _group(name: str) -> str:
-    """``model.layers.4.mlp.experts.7.up_proj.weight`` -> routed experts: the deepest known part."""
-    for part in reversed(name.split(".")):
-        if part in GROUPS:
-            return GROUPS[part]
-    return "other"
-
-
-def _mtp_layer(name: str, layers: int | None) -> int | None:
-    """The layer number of a tensor beyond the model's own layers; ``mtp.0`` is the first."""
-    found = LAYER.search(name)
-    if layers is None or found is None:
-        return None
-    number = int(found["n"]) + (layers if found["kind"] == "mtp" else 0)
-    return number if number >= layers else None

@@ -13,42 +13,37 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from .codecs.base import Codec, Stored
-from .errors import UsageError, shown
+from .encoding.encoder import Encoder, Encoding
+from .options import Options
 from .schemes.weight import Weight
 from .version import VERSION
 
 FORMAT = 1
-TARGETS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-CHECKSUMS = ("sha256", "none")
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides the bytes of the output. Everything else (workers, I/O) is the engine's."""
-
-    dtype: str = "bfloat16"
-    max_shard_size: int | None = None  # bytes of tensors a file; None keeps the source's shards
-    checksum: str = "sha256"
-    copy_code: bool = False
-    strict: bool = False
-
-    def __post_init__(self) -> None:
-        if self.dtype not in TARGETS:
-            raise UsageError(f"dtype {shown(self.dtype)}, expected one of {', '.join(TARGETS)}")
-        if self.checksum not in CHECKSUMS:
-            raise UsageError(f"checksum {shown(self.checksum)}, expected sha256 or none")
-        size = self.max_shard_size
-        if size is not None and (type(size) is not int or size < 1):
-            raise UsageError(f"max_shard_size {shown(size)}, expected a positive number of bytes")
 
 
 class Item(NamedTuple):
-    """One output tensor: ``[begin, begin + nbytes)`` of its file."""
+    """One output tensor: ``[begin, begin + nbytes)`` of its file.
+
+    ``weight`` decoded to ``dtype``; or, with an ``encoding``, its part number ``part``. Part 0, the
+    codes, is what the weight is read for; the others come of it and lie behind all codes.
+    """
 
     weight: Weight
     dtype: str
     begin: int
     nbytes: int
+    encoding: Encoding | None = None
+    part: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the tensor."""
+        return self.encoding.parts[self.part].name if self.encoding else self.weight.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor."""
+        return self.encoding.parts[self.part].shape if self.encoding else self.weight.shape
 
 
 @dataclass(frozen=True)
@@ -67,15 +62,28 @@ class Task:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the header and of how each tensor is read: its codec, where its parts are."""
-        codecs: dict[Codec, str] = {}
+        """SHA-256 of the header and of how each tensor is read and encoded: codecs, parts."""
+        words: dict[Codec | Encoder, str] = {}
+
+        def said(of: Codec | Encoder) -> str:
+            if of not in words:
+                words[of] = json.dumps(of.to_dict())
+            return words[of]
+
         sha = hashlib.sha256(self.header)
         for item in self.items:
-            codec = item.weight.codec
-            if codec not in codecs:
-                codecs[codec] = json.dumps(codec.to_dict())
-            sha.update(repr((codecs[codec], [tuple(p) for p in item.weight.parts])).encode())
+            facts = [(said(item.weight.codec), [tuple(p) for p in item.weight.parts])]
+            if item.encoding:
+                facts += [(said(w.codec), [tuple(p) for p in w.parts])
+                          for w in item.encoding.members]  # fmt: skip
+                facts += [(said(item.encoding.encoder), [])]
+            sha.update(repr(facts if item.encoding else facts[0]).encode())
         return sha.hexdigest()
+
+    @cached_property
+    def spool(self) -> int:
+        """Bytes of parts that wait until all codes are written."""
+        return sum(i.nbytes for i in self.items if i.part)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: tensors in file order with the stored parts each is decoded from."""
@@ -86,11 +94,12 @@ class Task:
             "data_start": len(self.header),
             "tensors": [
                 {
-                    "name": i.weight.name,
+                    "name": i.name,
                     "dtype": i.dtype,
-                    "shape": i.weight.shape,
+                    "shape": i.shape,
                     "begin": i.begin,
                     **i.weight.codec.to_dict(),
+                    **({"encoded": i.encoding.to_dict()} if i.encoding else {}),
                     "parts": [
                         {"role": role, **_stored(part)}
                         for role, part in zip(i.weight.codec.roles, i.weight.parts, strict=True)
@@ -122,11 +131,16 @@ class Plan:
     not_copied: tuple[str, ...]
     dropped: tuple[str, ...]  # tensors that belong to no weight and mean nothing in the output
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what else a user wants to hear
+    copied: tuple[str, ...] = ()  # weights whose parts need no encoding, being what is asked for
+    least_tile: int = 0  # bytes that a tile must have
+    scratch: int = 0  # float32 elements that encoding needs at a time
 
     @property
     def bytes_in(self) -> int:
         """Bytes of tensors read."""
-        return sum(p.end - p.begin for t in self.tasks for i in t.items for p in i.weight.parts)
+        items = (i for t in self.tasks for i in t.items if not i.part)
+        return sum(p.end - p.begin for i in items for p in i.weight.parts)
 
     @property
     def bytes_out(self) -> int:
@@ -168,6 +182,7 @@ class Plan:
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             "texts": self.texts,
             "dropped": list(self.dropped),
             "not_copied": list(self.not_copied),

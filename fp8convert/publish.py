@@ -40,6 +40,7 @@ class Record(NamedTuple):
     size: int
     sha256: str | None
     overflowed: dict[str, int]  # weight -> elements beyond the target dtype
+    errors: dict[str, list[float]]  # weight encoded -> largest, squared, and what it is of
 
     @classmethod
     def from_dict(cls, found: Any, task: Task) -> Record | None:
@@ -47,10 +48,15 @@ class Record(NamedTuple):
         if not isinstance(found, dict) or set(found) != set(cls._fields):
             return None
         record = cls(**found)
-        counts = record.overflowed
+        counts, errors = record.overflowed, record.errors
         whole = isinstance(counts, dict) and all(type(n) is int for n in counts.values())
+        whole = whole and isinstance(errors, dict) and all(map(_is_error, errors.values()))
         same = (record.file, record.size) == (task.file, task.size)
         return record if whole and same else None
+
+
+def _is_error(found: Any) -> bool:
+    return isinstance(found, list) and [type(n) for n in found] == [float] * 3
 
 
 class Staging:

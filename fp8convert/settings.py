@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from .errors import UsageError, shown
 from .fileio import MODES
 from .header import ALIGN as PAGE
-from .tiles import READ_SLACK
+from .tile import READ_SLACK
 
 BASE_MEMORY = 224 << 20  # the interpreter with NumPy, numba and a plan of 92,000 tensors
 DEFAULT_MEMORY = 512 << 20
@@ -34,13 +34,15 @@ class Settings:
     memory: int = DEFAULT_MEMORY  # bytes, of the whole process at its peak
     io: str = "auto"
     progress: Callable[[Progress], None] | None = None
+    least_tile: int = MIN_TILE  # bytes that the plan needs a tile to have
+    scratch: int = 0  # float32 elements that a worker encodes at a time
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise UsageError(f"workers {self.workers}, expected 1 or more (or 0 to choose)")
         if self.io not in MODES:
             raise UsageError(f"io {shown(self.io)}, expected one of {', '.join(MODES)}")
-        least = BASE_MEMORY + self.threads * _buffers(MIN_TILE)
+        least = BASE_MEMORY + self.threads * self._buffers(self.least_tile)
         if self.memory < least:
             raise UsageError(
                 f"memory {self.memory >> 20} MiB is too little for {self.threads} workers, "
@@ -64,14 +66,28 @@ class Settings:
     @property
     def tile(self) -> int:
         """Output bytes a tile, in whole pages."""
-        share = (self.memory - BASE_MEMORY) // self.threads
-        return max(MIN_TILE, min(MAX_TILE, (share - READ_SLACK - 2 * PAGE) // 2 // PAGE * PAGE))
+        share = (self.memory - BASE_MEMORY) // self.threads - self._buffers(0)
+        return max(self.least_tile, min(MAX_TILE, share // 2 // PAGE * PAGE))
 
     @property
     def peak_memory(self) -> int:
         """Expected peak resident bytes."""
-        return BASE_MEMORY + self.threads * _buffers(self.tile)
+        return BASE_MEMORY + self.threads * self._buffers(self.tile)
+
+    def fitted(self, least_tile: int, scratch: int) -> Settings:
+        """For a plan with such needs: with fewer workers if they would not fit otherwise.
+
+        UsageError if not even one does.
+        """
+        least = max(-(-least_tile // PAGE) * PAGE, MIN_TILE)
+        each = _buffers(least, scratch)
+        fit = max((self.memory - BASE_MEMORY) // each, 1)
+        workers = min(self.threads, fit)
+        return replace(self, workers=workers, least_tile=least, scratch=scratch)
+
+    def _buffers(self, tile: int) -> int:
+        return _buffers(tile, self.scratch)
 
 
-def _buffers(tile: int) -> int:
-    return 2 * tile + READ_SLACK + 2 * PAGE
+def _buffers(tile: int, scratch: int) -> int:
+    return 2 * tile + READ_SLACK + 2 * PAGE + 2 * 4 * scratch

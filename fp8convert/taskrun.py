@@ -1,116 +1,100 @@
-"""One task being written: its target file, the shards it reads, what decoding met."""
+"""One task being written: its target file, the shards it reads, what its tiles met."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from .codecs.base import Findings
+from .coderun import CodeRun
 from .dtypes import DTYPES
+from .encoding.band import Bench, UnfitError
 from .errors import DataError, shown
+from .fetch import Fetched
 from .fileio import TargetFile
 from .header import ALIGN as PAGE
-from .pieces import Source, joined
 from .plan import Task
 from .publish import Record, Staging
 from .schemes.weight import Weight
 from .sources import Sources
-from .tiles import Tile, room_for
+from .tile import Chunk, Coding, Read, Tile
+
+if TYPE_CHECKING:
+    from .codecs.base import Array, Bytes
 
 _NUMPY = {d.tag: d.numpy or "uint8" for d in DTYPES.values()}
 
 
-@dataclass(slots=True)
-class _Extent:
-    """One read: bytes of a shard from a page-aligned ``begin``, to ``place`` in the buffer."""
-
-    shard: int
-    begin: int
-    end: int
-    place: int
-
-    @property
-    def pages(self) -> int:
-        return -(-(self.end - self.begin) // PAGE) * PAGE
-
-    def takes(self, s: Source) -> bool:
-        """Whether ``s`` begins in or right after these pages."""
-        return s.shard == self.shard and s.begin // PAGE * PAGE <= self.begin + self.pages
-
-
 class TaskRun:
-    """One task being written: its target file, the shards it reads, what decoding met."""
+    """One task being written: its target file, the shards it reads, what its tiles met."""
 
     def __init__(self, task: Task, shards: list[str], sources: Sources, staging: Staging) -> None:
         self.task, self.shards, self.sources, self.staging = task, shards, sources, staging
         self.temporary = staging.temporary(staging.out, task.file)
         checksum = staging.plan.options.checksum == "sha256"
         self.target = TargetFile(self.temporary, task.size, sources.io, checksum)
+        exact = getattr(staging.plan.options, "require_exact", False)
+        self.codes = CodeRun(task, staging.temporary(staging.out, f"{task.file}.spool"), exact)
         self.read: set[int] = set()  # shards
         self.overflowed: dict[str, int] = {}
         self.left = task.size
         self.lock = threading.Lock()
 
-    def decode(self, tile: Tile, read: memoryview, write: memoryview) -> int:
-        """Fill ``write`` with the tile's bytes, at the offset they have in their page."""
+    def make(self, tile: Tile, read: memoryview, write: memoryview, bench: Bench) -> int:
+        """Fill ``write`` with the tile's bytes, at the offset they have in their page.
+
+        Returns how many bytes were read.
+        """
         import numpy as np
 
+        work = _TileWork(self, tile, read, bench)
         base = tile.begin - tile.begin % PAGE
+        target = np.frombuffer(write, np.uint8)
         for literal in tile.literals:
             at = literal.begin - base
             write[at : at + len(literal.data)] = literal.data
-        places, got = self._fetch(tile, read)
-        source, target = np.frombuffer(read, np.uint8), np.frombuffer(write, np.uint8)
+        if tile.measure:
+            work.measure()
         for piece in tile.pieces:
             weight, dtype = piece.item.weight, piece.item.dtype
-            data = [
-                joined(part, r.span, [source[places[s] :][: s.nbytes] for s in r.sources])
-                for part, r in zip(weight.parts, piece.reads, strict=True)
-            ]
             at = piece.begin - base
             out = target[at : at + piece.nbytes].view(_NUMPY[dtype])
+            data = work.data(weight, piece.reads)
             found = weight.codec.decode(weight.parts, piece.rect, data, out, dtype)
-            self._judge(weight, found, dtype)
-        return got
+            self.judge(weight, found, dtype)
+        for coding in tile.codings:
+            at = coding.begin - base
+            work.encode(coding, target[at : at + coding.nbytes])
+        for part in tile.spooled:
+            at = part.begin - base
+            self.codes.read(part, target[at : at + part.nbytes])
+        return work.got
 
-    def _fetch(self, tile: Tile, read: memoryview) -> tuple[dict[Source, int], int]:
-        """Read the tile's sources in disk order, neighbours in one call; where each one lies."""
-        wanted = {s for p in tile.pieces for r in p.reads for s in r.sources}
-        extents: list[_Extent] = []
-        places: dict[Source, int] = {}
-        for s in sorted(s for s in wanted if s.times == 1):
-            if not extents or not extents[-1].takes(s):
-                place = extents[-1].place + extents[-1].pages if extents else 0
-                extents.append(_Extent(s.shard, s.begin // PAGE * PAGE, s.end, place))
-            extent = extents[-1]
-            extent.end = max(extent.end, s.end)
-            places[s] = extent.place + s.begin - extent.begin
-        for e in extents:
-            with self.sources.borrowed(e.shard) as source:
-                source.read(read[e.place : e.place + e.pages], e.begin, e.end)
-        end = extents[-1].place + extents[-1].pages if extents else 0
-        for s in sorted(s for s in wanted if s.times > 1):
-            with self.sources.borrowed(s.shard) as source:
-                source.gather(read[end : end + s.nbytes], s.begin, s.times, s.stride)
-            places[s], end = end, end + room_for(s)
-        with self.lock:
-            self.read |= {s.shard for s in wanted}
-        return places, sum(s.nbytes for s in wanted)
+    def where(self, weight: Weight) -> str:
+        """Words that begin a message on ``weight``."""
+        return f"{shown(self.shards[weight.parts[0].shard])}: weight {shown(weight.name)}"
 
-    def _judge(self, weight: Weight, found: Findings, dtype: str) -> None:
-        where = f"{shown(self.shards[weight.parts[0].shard])}: weight {shown(weight.name)}"
+    def judge(self, weight: Weight, found: Findings, dtype: str, encoded: bool = False) -> None:
+        """Refuse damage; count what overflows, or refuse it: what is ``encoded`` must be finite."""
         if found.damage:
-            raise DataError(f"{where}: {found.damage}")
+            raise DataError(f"{self.where(weight)}: {found.damage}")
         if not found.overflowed:
             return
-        if self.staging.plan.options.strict:
+        if encoded or self.staging.plan.options.strict:
+            why = "cannot be encoded" if encoded else "refused by strict"
             raise DataError(
-                f"{where}: {found.overflowed:,} elements overflow {dtype} (refused by strict)"
+                f"{self.where(weight)}: {found.overflowed:,} elements overflow {dtype} ({why})"
             )
         with self.lock:
             count = self.overflowed.get(weight.name, 0) + found.overflowed
             self.overflowed[weight.name] = count
+
+    def note(self, shards: set[int]) -> None:
+        """Remember what was read, to see at the end whether it has changed."""
+        with self.lock:
+            self.read |= shards
 
     def done(self, nbytes: int) -> bool:
         """Count a tile; True for the one that completes the file."""
@@ -120,14 +104,66 @@ class TaskRun:
 
     def finish(self) -> Record:
         digest = self.target.finish()
+        self.codes.close()
         self.sources.check(self.read)
         self.staging.install(self.temporary, self.staging.out / self.task.file)
         overflowed = dict(sorted(self.overflowed.items()))
-        record = Record(self.task.file, self.task.size, digest, overflowed)
+        errors = self.codes.errors
+        record = Record(self.task.file, self.task.size, digest, overflowed, errors)
         self.staging.record(record)
         return record
 
+    def stop(self) -> None:
+        """Wake every worker that waits for another's tile."""
+        self.target.stop()
+        self.codes.stop()
+
     def abandon(self) -> None:
+        self.codes.close()
         with contextlib.suppress(OSError):
             self.target.close()
         self.temporary.unlink(missing_ok=True)
+
+
+class _TileWork:
+    """What one tile reads, at once or chunk by chunk, and how its chunks are decoded."""
+
+    def __init__(self, run: TaskRun, tile: Tile, read: memoryview, bench: Bench) -> None:
+        self.run, self.tile, self.buffer, self.bench = run, tile, read, bench
+        self.got = 0
+        self.whole = None if tile.piecemeal else self._fetched(tile.reads())
+
+    def _fetched(self, reads: Iterable[Read]) -> Fetched:
+        found = Fetched(self.run.sources, self.buffer, reads)
+        self.run.note(found.shards)
+        self.got += found.nbytes
+        return found
+
+    def data(self, weight: Weight, reads: tuple[Read, ...]) -> list[Bytes]:
+        """Bytes of the parts of ``weight``."""
+        return (self.whole or self._fetched(reads)).data(weight, reads)
+
+    def load(self, weight: Weight, chunk: Chunk, x: Array) -> list[Bytes]:
+        """Decode a chunk into float32 ``x``; the bytes it was decoded from."""
+        data = self.data(weight, chunk.reads)
+        found = weight.codec.decode(weight.parts, chunk.rect, data, x.reshape(-1), "F32")
+        self.run.judge(weight, found, "F32", encoded=True)
+        return data
+
+    def measure(self) -> None:
+        """See :meth:`CodeRun.measure`."""
+        assert self.tile.measure
+        with self._naming(self.tile.measure.weight):
+            self.run.codes.measure(self.tile.measure, self.load, self.bench)
+
+    def encode(self, coding: Coding, out: Bytes) -> None:
+        """See :meth:`CodeRun.encode`."""
+        with self._naming(coding.item.weight):
+            self.run.codes.encode(coding, self.load, self.bench, out)
+
+    @contextlib.contextmanager
+    def _naming(self, weight: Weight) -> Iterator[None]:
+        try:
+            yield
+        except UnfitError as e:
+            raise DataError(f"{self.run.where(weight)}: {e}") from e

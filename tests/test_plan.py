@@ -13,14 +13,14 @@ import pytest
 from fp8convert.convert import execute, prepare
 from fp8convert.engine import Engine
 from fp8convert.errors import SchemeError, UsageError
-from fp8convert.plan import Options
+from fp8convert.options import ToBf16
 from fp8convert.publish import Staging, opened
 from fp8convert.samples import make_sample
 from fp8convert.settings import Settings
 
 
 def plan_of(source: Path, **options: Any) -> dict[str, Any]:
-    made: dict[str, Any] = prepare(source, source.parent / "dst", Options(**options)).plan.to_dict()
+    made: dict[str, Any] = prepare(source, source.parent / "dst", ToBf16(**options)).plan.to_dict()
     return made
 
 
@@ -93,7 +93,7 @@ def test_a_plan_is_json_and_says_where_bytes_come_from(tiny_fp8: Path) -> None:
 )
 def test_options_without_meaning_are_usage_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Options(**options)
+        ToBf16(**options)
 
 
 def test_full_size_plan_is_exact(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_header_that_no_reader_would_take_is_refused(
 ) -> None:
     monkeypatch.setattr("fp8convert.planner.header.MAX_HEADER_BYTES", 4096 * 4)
     with pytest.raises(SchemeError, match=r"207 tensors in one .* smaller max_shard"):
-        prepare(tiny_fp8, tmp_path / "dst", Options(max_shard_size=10**12))
+        prepare(tiny_fp8, tmp_path / "dst", ToBf16(max_shard_size=10**12))
 
 
 def test_a_single_task_writes_its_file_and_no_other(tiny_fp8: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 from fp8convert import publish
 from fp8convert.convert import prepare, to_bf16
 from fp8convert.errors import ResumableError, TargetError
-from fp8convert.plan import Options, Plan
+from fp8convert.options import ToBf16
+from fp8convert.plan import Plan
 from fp8convert.publish import JOB, MANIFEST, Record, Staging, differences, opened, resolve_target
 
 from .crash import CHANGES, contents, marks, nothing, trace
@@ -29,7 +30,7 @@ SOURCE = {"model-00001-of-00002.safetensors": {"size": 1, "mtime_ns": 2}}
 @pytest.fixture(scope="module")
 def plan(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     nowhere = tmp_path_factory.mktemp("plan") / "dst"
-    return prepare(mini, nowhere, Options(max_shard_size=CUT)).plan
+    return prepare(mini, nowhere, ToBf16(max_shard_size=CUT)).plan
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def finish_task(staging: Staging, number: int, data: bytes | None = None) -> Rec
     task = staging.plan.tasks[number]
     data = bytes(task.size) if data is None else data
     (staging.out / task.file).write_bytes(data)
-    record = Record(task.file, task.size, "0" * 64, {"w": 3})
+    record = Record(task.file, task.size, "0" * 64, {"w": 3}, {"x": [0.5, 1.0, 2.0]})
     staging.record(record)
     return record
 
@@ -198,7 +199,8 @@ def test_temporaries_are_unique(staging: Staging) -> None:
 
 def record_text(staging: Staging, number: int = 0, **fields: Any) -> str:
     task = staging.plan.tasks[number]
-    whole = {"file": task.file, "size": task.size, "sha256": "0" * 64, "overflowed": {}}
+    whole = {"file": task.file, "size": task.size, "sha256": "0" * 64, "overflowed": {},
+             "errors": {"w": [0.5, 1.0, 2.0]}}  # fmt: skip
     return json.dumps({**whole, **fields})
 
 
@@ -220,6 +222,9 @@ def test_a_sound_record(staging: Staging) -> None:
         lambda s: record_text(s, size=1),
         lambda s: record_text(s, size=True),
         lambda s: record_text(s, overflowed=[]),
+        lambda s: record_text(s, errors=[]),
+        lambda s: record_text(s, errors={"w": [0.5, 1.0]}),
+        lambda s: record_text(s, errors={"w": [0.5, 1, 2.0]}),
         lambda s: record_text(s, overflowed=None),
         lambda s: record_text(s, overflowed={"w": "3"}),
         lambda s: record_text(s, extra=1),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fp8convert import convert, engine, fileio, plan, taskrun
+from fp8convert import convert, engine, fileio, options, plan, taskrun
 from fp8convert.convert import to_bf16
 from fp8convert.errors import FormatError, Fp8ConvertError, ResumableError, TargetError
 from fp8convert.fileio import SourceFile, TargetFile
@@ -749,7 +749,7 @@ def test_not_enough_disk(
     """Said at once, with both numbers, and nothing is made; what is there already counts."""
     usage = shutil.disk_usage(fast_path)
     needed = convert.prepare(
-        mini, fast_path / "dst", plan.Options(max_shard_size=CUT)
+        mini, fast_path / "dst", options.ToBf16(max_shard_size=CUT)
     ).plan.bytes_out
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=needed - 1))
     words = f"{needed:,} bytes needed, {needed - 1:,} free"

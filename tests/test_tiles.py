@@ -7,6 +7,7 @@ import random
 import pytest
 
 from fp8convert import header, tiles
+from fp8convert import tile as tile_module
 from fp8convert.codecs.awq import Awq
 from fp8convert.codecs.base import Codec, Grid, Rect, Stored
 from fp8convert.codecs.blocks import Blocks
@@ -22,7 +23,7 @@ from fp8convert.header import ALIGN as PAGE
 from fp8convert.pieces import Source
 from fp8convert.plan import Item, Task
 from fp8convert.schemes.weight import Weight
-from fp8convert.tiles import Piece, Tile
+from fp8convert.tile import Piece, Tile
 
 WIDTH = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1, "F4": 1}
 BLOCKS = ((128, 128), (1, 128), (64, 32), (3, 5), (1, 1), (1000, 1))
@@ -205,7 +206,7 @@ def check_item(item: Item, pieces: list[Piece], limit: int, slack: int) -> None:
             assert sum(s.nbytes for (s,) in found) == part.end - part.begin
 
 
-def check(task: Task, limit: int, slack: int = tiles.READ_SLACK) -> list[Tile]:
+def check(task: Task, limit: int, slack: int = tile_module.READ_SLACK) -> list[Tile]:
     found = list(tiles.tiles(task, limit))
     check_cover(task, found, limit)
     check_reads(found, limit, slack)
@@ -226,7 +227,7 @@ def test_random_tasks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small tiles and a small read buffer, so that both bounds bind."""
     rng = random.Random(seed)
     slack = rng.choice([9, 16]) * PAGE  # a weight may have five parts, each across a page's end
-    monkeypatch.setattr(tiles, "READ_SLACK", slack)
+    monkeypatch.setattr(tile_module, "READ_SLACK", slack)
     made = random_task(rng)
     for limit in (PAGE, 3 * PAGE, 16 * PAGE, 256 * PAGE):
         check(made, limit, slack)
@@ -300,7 +301,7 @@ def test_packed_codes_are_cut_between_bytes() -> None:
 
 def test_a_codec_that_asks_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sources of one element that no tile can hold are an error, not an endless loop."""
-    monkeypatch.setattr(tiles, "READ_SLACK", 0)
+    monkeypatch.setattr(tile_module, "READ_SLACK", 0)
     parts = (
         Stored("w", "I32", (1, 4096), 0, 0, 16_384),
         Stored("s", "F16", (1, 1), 1, 0, 2),
@@ -318,7 +319,7 @@ def test_one_column() -> None:
 
 def test_more_read_than_written() -> None:
     """Blocks of one element: 5 bytes read for 2 written, still within the read buffer."""
-    slack = tiles.READ_SLACK
+    slack = tile_module.READ_SLACK
     found = check(task([(coded(0, (2000, 2000), (1, 1), 5), "BF16")]), 1024 * PAGE, slack)
     assert len(found) > 2000 * 2000 * 5 // (1024 * PAGE + slack)
 

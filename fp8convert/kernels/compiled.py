@@ -21,6 +21,7 @@ from numba.extending import overload
 
 from ..codecs.elements import Element
 from . import plain
+from .encode import difference, encode, measure, squared_error, widen
 from .jit import jit
 from .transpose import transpose_nibbles, transposed
 
@@ -276,4 +277,15 @@ def decode(
         _int_rows(codes, element.bits == 4, scales, zeros, phase, *block, out)
 
 
-__all__ = ["decode", "decode_columns", "has_odd_code", "transpose_nibbles", "transposed"]
+__all__ = [
+    "decode",
+    "decode_columns",
+    "difference",
+    "encode",
+    "has_odd_code",
+    "measure",
+    "squared_error",
+    "transpose_nibbles",
+    "transposed",
+    "widen",
+]

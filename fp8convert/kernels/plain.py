@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codecs.elements import ELEMENTS, Element
+from .plain_encode import difference, encode, measure, squared_error, widen
 
 Array = npt.NDArray[Any]
 ROWS, COLUMNS = 64, 4096  # per step: the float32 temporaries stay small; even
@@ -103,4 +104,17 @@ def transpose_nibbles(packed: Array, out: Array) -> None:
     out[1::2] = (packed >> 4).T
 
 
-__all__ = ["ELEMENTS", "decode", "has_odd_code", "round_bf16", "table", "transpose_nibbles"]
+__all__ = [
+    "ELEMENTS",
+    "decode",
+    "difference",
+    "encode",
+    "has_odd_code",
+    "measure",
+    "round_bf16",
+    "squared_error",
+    "table",
+    "transpose_nibbles",
+    "transposed",
+    "widen",
+]

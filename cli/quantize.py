@@ -1,0 +1,124 @@
+"""``fp8convert quantize``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fp8convert.options import GROUPS, SCALE_DTYPES, SCHEMES, SEARCHES
+
+from .conversion import convert, engine_options
+
+if TYPE_CHECKING:
+    from fp8convert.convert import Job, Manifest
+
+    _BlockType = click.ParamType[tuple[int, int]]
+else:
+    _BlockType = click.ParamType  # generic since click 8.3 only
+
+
+class Block(_BlockType):
+    """``128x128``: rows and columns that share a scale."""
+
+    name = "ROWSxCOLUMNS"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Two numbers; anything else is a usage error."""
+        match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", str(value).strip())
+        if not match:
+            self.fail(f"{value!r} is not a block such as 128x128", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+@click.command(
+    "quantize",
+    epilog="\b\nExamples:\n"
+    "  fp8convert quantize my-finetune-bf16 my-finetune --scheme fp8-block\n"
+    "  fp8convert quantize DeepSeek-V3 DeepSeek-V3-nvfp4 --scheme nvfp4 --scale-search mse\n"
+    "  fp8convert quantize V4-Flash V4-Flash-fp8 --scheme fp8-block-ue8m0 --require-exact\n"
+    "  fp8convert quantize SRC DST --scheme int4-group --group 32 --include '*.experts.*'",
+)
+@click.argument("src")
+@click.argument("dst")
+@click.option("--scheme", required=True, type=click.Choice(SCHEMES), metavar="SCHEME",
+              help=f"One of {', '.join(SCHEMES)}.")  # fmt: skip
+@click.option("--block", type=Block(), help="Of the fp8-block schemes.  [default: 128x128]")
+@click.option("--group", type=click.Choice([str(g) for g in GROUPS]),
+              help="Elements that share a scale, of int4-group.  [default: 128]")  # fmt: skip
+@click.option("--scale-dtype", type=click.Choice(list(SCALE_DTYPES)),
+              help="Of fp8-block-ue8m0's scales; e8m0 is V4's form.  [default: f32]")  # fmt: skip
+@click.option("--scale-search", type=click.Choice(SEARCHES), default="plain", show_default=True,
+              help="mse: of each block the scale of least squared error; slower.")  # fmt: skip
+@click.option("--include", multiple=True, metavar="GLOB",
+              help="Weights to encode, instead of the family's convention.")  # fmt: skip
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Weights to leave as they are.")
+@click.option("--like", metavar="OTHER", help="Encode what is coded in the checkpoint OTHER.")
+@click.option("--require-exact", is_flag=True, help="Refuse any weight that would be rounded.")
+@click.option("--report", metavar="FILE.json", help="Write each weight's error there.")
+@engine_options
+def quantize_command(
+    src: str, dst: str, group: str | None, report: str | None, **options: Any
+) -> None:
+    """Encode the checkpoint folder SRC, in any format, into a low-precision one at DST.
+
+    The linears of attention and MLPs are encoded; embeddings, heads, norms and routers are kept.
+    What the source holds losslessly in the new form is carried over exactly, and the manifest says
+    of every weight whether it is exact, or its error. DST appears whole or not at all; after an
+    interruption the same command goes on where it stopped.
+    """
+    from fp8convert.options import Quantize
+
+    if report is not None:
+        _check_report(Path(report), Path(dst))
+    size = None if group is None else int(group)
+    manifest = convert(src, dst, Quantize, _summary, group=size, **options)
+    if report is not None and manifest is not None:
+        _write_report(Path(report), manifest)
+
+
+def _check_report(report: Path, target: Path) -> None:
+    """Before hours of work, whether its outcome can be written."""
+    folder = report.absolute().parent
+    if not folder.is_dir():
+        raise click.UsageError(f"--report: {folder} is not a folder")
+    if folder.resolve().is_relative_to(target.resolve()):
+        raise click.UsageError("--report: not inside DST, which holds the checkpoint alone")
+
+
+def _write_report(report: Path, manifest: Manifest) -> None:
+    keys = ("tool", "scheme", "encoders", "weights_encoded", "weights_copied", "by_class",
+            "quantized", "warnings", "notes")  # fmt: skip
+    data = {"target": str(manifest.path), **{k: manifest.data[k] for k in keys}}
+    temporary = report.with_name(f".{report.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(data, indent=1) + "\n")
+    os.replace(temporary, report)
+
+
+def _summary(job: Job, manifest: Manifest) -> None:
+    data = manifest.data
+    for note in data["notes"]:
+        click.echo(note)
+    rows = [("class", "weights", "exact", "max abs", "relative RMS", "SNR dB")]
+    for of, found in data["by_class"].items():
+        errors = [found.get(k) for k in ("max_abs", "relative_rms", "snr_db")]
+        words = ["-" if e is None else f"{e:g}" for e in errors]
+        rows.append((of, f"{found['weights']:,}", f"{found['exact_weights']:,}", *words))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        first, *rest = (
+            w.rjust(n) if k else w.ljust(n)
+            for k, (w, n) in enumerate(zip(row, widths, strict=True))
+        )
+        click.echo("  ".join([first, *rest]))
+    click.echo(
+        f"{data['weights_encoded']:,} weights encoded as {data['scheme']}, "
+        f"{data['weights_copied']:,} copied, {data['weights_decoded']:,} decoded, "
+        f"{data['tensors_kept']:,} tensors kept"
+    )

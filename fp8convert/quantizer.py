@@ -1,0 +1,144 @@
+"""Planning ``quantize``: which weights are encoded, copied or kept. No tensor byte is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from . import schemes
+from .catalogue import Catalogue, open_catalogue
+from .choice import Choice, choose
+from .classes import partners
+from .codetiles import least_tile
+from .configout import quantized_config
+from .declared import Config, mapping
+from .encoding.band import SCRATCH
+from .encoding.lossless import copies, decodable, encoding, named
+from .encoding.targets import Target, target
+from .errors import SchemeError, listed
+from .options import TARGETS, Quantize
+from .plan import Item, Plan
+from .planner import Output, Placed, assembled, decoded, read, refuse
+from .schemes.base import Scheme
+from .schemes.weight import Weight
+
+
+def plan_quantize(catalogue: Catalogue, scheme: Scheme, options: Quantize) -> Plan:
+    """Plan the encoding of the chosen weights; refuse here or not at all."""
+    reading = read(catalogue, scheme, options)
+    to = target(options, sibling=_has_siblings(reading.weights, catalogue.config))
+    like = _coded_in(options.like) if options.like is not None else None
+    choice = choose(reading.weights, options.include, options.exclude, like, to.misfit)
+    refuse([*choice.notes, *choice.warnings] if options.strict else [])
+    dtype = _dtype(catalogue.config)
+    placer = _Placer(to, options, reading.weights, choice, _powers(catalogue))
+    placed = [
+        placer.placed(w) if w.name in choice.chosen else decoded(w, TARGETS[dtype])
+        for w in reading.weights
+    ]
+    _refuse_clashes(placed)
+    experts = "fp8" if to.native else None
+    config = quantized_config(catalogue.config, to.config(choice.ignored), dtype, experts)
+    plan = assembled("quantize", catalogue, scheme, options, reading, placed, config)
+    tile, scratch = _needs([i for t in plan.tasks for i in t.items])
+    return replace(
+        plan,
+        warnings=(*plan.warnings, *choice.notes, *choice.warnings),
+        notes=placer.notes,
+        copied=tuple(placer.copied),
+        least_tile=tile,
+        scratch=scratch,
+    )
+
+
+class _Placer:
+    """Turns a chosen weight into the tensors that are written for it."""
+
+    def __init__(
+        self, to: Target, options: Quantize, weights: Sequence[Weight], choice: Choice,
+        powers: bool,
+    ) -> None:  # fmt: skip
+        self.to, self.search, self.powers = to, options.scale_search == "mse", powers
+        self.chosen = {w.name: w for w in weights if w.name in choice.chosen}
+        self.copied: list[str] = []
+
+    def placed(self, weight: Weight) -> Placed:
+        """Copied where the source has just these bytes, else encoded."""
+        shard = weight.parts[0].shard
+        found = copies(weight, self.to, self.powers)
+        if found is not None:
+            self.copied.append(weight.name)
+            return Placed(shard, tuple(Output(w, dtype) for w, dtype in named(weight, found)))
+        how = encoding(weight, self.to, self.search, self._members(weight))
+        plain = decodable(weight)
+        parts = enumerate(how.parts)
+        return Placed(shard, tuple(Output(plain, part.dtype, how, k) for k, part in parts))
+
+    def _members(self, weight: Weight) -> tuple[Weight, ...]:
+        """The weights that share a scale of the whole tensor with ``weight``."""
+        names = partners(weight.name) or (weight.name,)
+        return tuple(decodable(self.chosen[n]) for n in names if n in self.chosen)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found to be done already."""
+        if not self.copied:
+            return ()
+        copied, every = len(self.copied), len(self.chosen)
+        count = f"all {copied:,}" if copied == every else f"{copied:,} of {every:,}"
+        return (f"{count} weights are {self.to.scheme} in the source already: bytes copied",)
+
+
+def _needs(items: Sequence[Item]) -> tuple[int, int]:
+    """Bytes that a tile must have, and elements of a scratch; looked up once for equal weights."""
+    known: dict[tuple[object, ...], int] = {}
+    scratch = 0
+    for item in items:
+        if item.encoding is None or item.part:
+            continue
+        shapes = tuple((p.dtype, p.shape) for p in item.weight.parts)
+        key = (item.weight.codec, shapes, item.encoding.encoder)
+        if key not in known:
+            known[key] = least_tile(item)
+        scratch = max(scratch, SCRATCH, item.weight.shape[1])
+    return max(known.values(), default=0), scratch
+
+
+def _has_siblings(weights: Sequence[Weight], config: Config) -> bool:
+    """Whether scales are to be named ``X.scale``: as the source's are, or as V4's always are."""
+    if str(config.get("model_type")).startswith("deepseek_v4"):
+        return any(w.name.startswith("layers.") for w in weights)  # its own names
+    scales = Counter(w.parts[1].name.rpartition(".")[2] for w in weights if len(w.parts) > 1)
+    return bool(scales) and scales.most_common(1)[0][0] == "scale"
+
+
+def _powers(catalogue: Catalogue) -> bool:
+    return mapping(catalogue.declared.quantization).get("scale_fmt") == "ue8m0"
+
+
+def _dtype(config: Config) -> str:
+    """The model's own dtype, for coded weights that are not encoded."""
+    for place in (config, mapping(config.get("text_config"))):
+        for key in ("torch_dtype", "dtype"):
+            if isinstance(place.get(key), str) and place[key] in TARGETS:
+                return str(place[key])
+    return "bfloat16"
+
+
+def _coded_in(path: str) -> frozenset[str]:
+    """Names of the weights that are coded in the checkpoint at ``path``."""
+    other = open_catalogue(path)
+    scheme = schemes.detect(other.declared, other.tensors)
+    found = scheme.read(other.tensors, other.shard_names)
+    coded = frozenset(w.name for w in found.weights if w.codec.coded)
+    if not coded:
+        raise SchemeError(f"--like {path}: no weight is coded there")
+    return coded
+
+
+def _refuse_clashes(placed: Sequence[Placed]) -> None:
+    names = Counter(o.item.name for p in placed for o in p.outputs)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise SchemeError(f"tensors that would be written twice: {listed(twice)}")

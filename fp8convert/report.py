@@ -1,0 +1,82 @@
+"""What a manifest says of the weights: how many were decoded, copied, encoded; with which error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .classes import group
+from .encoding.band import Errors, joined
+from .encoding.carried import Copied, Floats
+from .options import Quantize
+from .plan import Plan
+from .publish import Record
+
+
+def counts(plan: Plan) -> dict[str, int]:
+    """Weights and tensors, by what was done to them."""
+    items = [i for t in plan.tasks for i in t.items if not i.part]
+    coded = [i for i in items if i.weight.codec.coded and not isinstance(i.weight.codec, Floats)]
+    decoded = [i.weight for i in coded if not i.encoding]
+    encoded = sum(i.encoding is not None for i in items)
+    done = {"weights_encoded": encoded, "weights_copied": len(plan.copied)}
+    copies = sum(isinstance(i.weight.codec, Floats | Copied) for i in items if not i.encoding)
+    return {
+        **(done if isinstance(plan.options, Quantize) else {}),
+        "weights_decoded": len(decoded),
+        "tensors_kept": len(items) - len(decoded) - encoded - copies,
+        "parts_dropped": sum(len(w.parts) - 1 + len(w.dropped) for w in decoded)
+        + len(plan.dropped),
+    }
+
+
+def figures(plan: Plan, records: Sequence[Record]) -> dict[str, Any]:
+    """``scheme``, its rules, and how exact each weight and each class of them is.
+
+    Empty unless the command is ``quantize``.
+    """
+    if not isinstance(plan.options, Quantize):
+        return {}
+    errors = {name: Errors(*e) for r in records for name, e in r.errors.items()}
+    encoders = {i.encoding.encoder for t in plan.tasks for i in t.items if i.encoding}
+    quantized: dict[str, Any] = {name: {"exact": True, "copied": True} for name in plan.copied}
+    quantized |= {name: said(e) for name, e in errors.items()}
+    return {
+        "scheme": plan.options.scheme,
+        "encoders": sorted((e.to_dict() for e in encoders), key=str),
+        "by_class": _by_class(plan.copied, errors),
+        "quantized": dict(sorted(quantized.items())),
+    }
+
+
+def said(e: Errors) -> dict[str, Any]:
+    """Error in words: ``max_abs`` absolute, ``relative_rms`` of the weight's own, ``snr_db``."""
+    if not e.top:
+        return {"exact": True}
+    ratio = e.squares / e.power if e.power else math.inf
+    return {
+        "exact": False,
+        "max_abs": _short(e.top),
+        "relative_rms": _short(math.sqrt(ratio)),
+        "snr_db": round(-10 * math.log10(ratio), 2) if 0 < ratio < math.inf else None,
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _by_class(copied: Iterable[str], errors: dict[str, Errors]) -> dict[str, dict[str, Any]]:
+    """Of the weights of a class together; ``exact`` counts those that are, copies among them."""
+    classes: dict[str, list[Errors]] = {}
+    for name, e in (*((name, Errors()) for name in copied), *sorted(errors.items())):
+        classes.setdefault(group(name), []).append(e)
+    return {
+        of: {
+            "weights": len(found),
+            "exact_weights": sum(not e.top for e in found),
+            **said(joined(found)),
+        }
+        for of, found in sorted(classes.items())
+    }
