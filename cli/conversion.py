@@ -73,7 +73,7 @@ def convert(
         if not quiet:
             for warning in job.plan.warnings:
                 click.echo(f"warning: {warning}", err=True)
-        settings.fitted(job.plan.least_tile, job.plan.scratch)  # or refuse here
+        settings.fitted(job.plan.needs)  # or refuse here
         if dry_run:
             _print_plan(job, settings, as_json)
             return None
@@ -103,7 +103,7 @@ def _with_what_is_left(error: BaseException, job: Job) -> Fp8ConvertError:
 
 def _print_plan(job: Job, settings: Settings, as_json: bool) -> None:
     plan = job.plan
-    fitted = settings.fitted(plan.least_tile, plan.scratch)
+    fitted = settings.fitted(plan.needs)
     facts = {
         "target": str(job.target),
         "disk_needed": plan.bytes_out,

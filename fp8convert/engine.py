@@ -32,7 +32,7 @@ class Engine:
 
     def __init__(self, catalogue: Catalogue, staging: Staging, settings: Settings) -> None:
         plan = staging.plan
-        self.staging, self.settings = staging, settings.fitted(plan.least_tile, plan.scratch)
+        self.staging, self.settings = staging, settings.fitted(plan.needs)
         self.shards, self.sources = catalogue.shard_names, Sources(catalogue, settings.io)
         self.options: Options = staging.plan.options
         self.records: dict[str, Record] = {}
@@ -108,7 +108,7 @@ class Engine:
         try:
             read = memoryview(aligned_buffer(self.settings.tile + READ_SLACK + PAGE))
             write = memoryview(aligned_buffer(self.settings.tile + PAGE))
-            bench = Bench(self.settings.scratch)
+            bench = Bench(self.settings.needs.scratch)
             while True:
                 with self._queue_lock:
                     job = None if self._error else next(queue, None)

@@ -110,6 +110,18 @@ class Task:
         }
 
 
+class Needs(NamedTuple):
+    """What a plan asks of memory: ``tile`` bytes at least, ``scratch`` float32 elements a worker to
+    encode with, and ``items`` tensors to know of."""
+
+    tile: int = 0
+    scratch: int = 0
+    items: int = 0
+
+
+NO_NEEDS = Needs()
+
+
 class Copy(NamedTuple):
     """A small file carried over as it is."""
 
@@ -133,8 +145,7 @@ class Plan:
     warnings: tuple[str, ...]
     notes: tuple[str, ...] = ()  # what else a user wants to hear
     copied: tuple[str, ...] = ()  # weights whose parts need no encoding, being what is asked for
-    least_tile: int = 0  # bytes that a tile must have
-    scratch: int = 0  # float32 elements that encoding needs at a time
+    needs: Needs = NO_NEEDS
 
     @property
     def bytes_in(self) -> int:

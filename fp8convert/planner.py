@@ -12,11 +12,10 @@ from .companions import companions
 from .configout import plain_config
 from .declared import Config
 from .dtypes import DTYPES
-from .encoding.encoder import Encoding
 from .errors import SchemeError, shown
 from .layouts import hf
 from .options import TARGETS, Options, ToBf16
-from .plan import Item, Plan, Task
+from .plan import Item, Needs, Plan, Task
 from .schemes.base import Reading, Scheme
 from .schemes.weight import Weight
 
@@ -25,27 +24,14 @@ MAX_FILE_NAME = 200  # temporaries and journal records add to it, and 255 is the
 METADATA = {"format": "pt"}  # older transformers crash without it
 
 
-class Output(NamedTuple):
-    """One tensor to be written, not yet placed: see :class:`~fp8convert.plan.Item`."""
-
-    weight: Weight
-    dtype: str
-    encoding: Encoding | None = None
-    part: int = 0
-
-    @property
-    def item(self) -> Item:
-        """At the start of a file."""
-        shape = self.encoding.parts[self.part].shape if self.encoding else self.weight.shape
-        nbytes = header.numel(shape) * DTYPES[self.dtype].bits // 8
-        return Item(self.weight, self.dtype, 0, nbytes, self.encoding, self.part)
-
-
 class Placed(NamedTuple):
-    """A weight's outputs, and the number of the source shard that its first part is in."""
+    """What is written for a weight, and the number of the source shard its first part is in.
+
+    The items do not know yet where in a file they begin.
+    """
 
     shard: int
-    outputs: tuple[Output, ...]
+    items: tuple[Item, ...]
 
 
 def plan_to_bf16(catalogue: Catalogue, scheme: Scheme, options: ToBf16) -> Plan:
@@ -64,7 +50,12 @@ def plan_to_bf16(catalogue: Catalogue, scheme: Scheme, options: ToBf16) -> Plan:
 
 def decoded(weight: Weight, target: str) -> Placed:
     """``weight``, decoded to ``target`` if it is coded."""
-    return Placed(weight.parts[0].shard, (Output(weight, weight.out_dtype(target)),))
+    return Placed(weight.parts[0].shard, (whole(weight, weight.out_dtype(target)),))
+
+
+def whole(weight: Weight, dtype: str) -> Item:
+    """``weight`` as one tensor of ``dtype``."""
+    return Item(weight, dtype, 0, header.numel(weight.shape) * DTYPES[dtype].bits // 8)
 
 
 def read(catalogue: Catalogue, scheme: Scheme, options: Options) -> Reading:
@@ -116,6 +107,7 @@ def assembled(
         not_copied=tuple(_printable(n) for n in not_copied),
         dropped=tuple(t.name for t in reading.dropped),
         warnings=catalogue.warnings + reading.warnings,
+        needs=Needs(items=len(weight_map)),
     )
 
 
@@ -135,7 +127,7 @@ def _by_shard(placed: Sequence[Placed], shards: int) -> dict[int, list[Item]]:
     """Weights where their first part is. A shard that held only scales leaves no file."""
     groups: dict[int, list[Item]] = {n: [] for n in range(shards)}
     for p in placed:
-        groups[p.shard] += [o.item for o in p.outputs]
+        groups[p.shard] += p.items
     return {n: items for n, items in groups.items() if items}
 
 
@@ -144,12 +136,11 @@ def _by_size(placed: Iterable[Placed], limit: int) -> Iterator[list[Item]]:
     group: list[Item] = []
     used = 0
     for p in placed:
-        items = [o.item for o in p.outputs]
-        size = sum(i.nbytes for i in items)
+        size = sum(i.nbytes for i in p.items)
         if group and used + size > limit:
             yield group
             group, used = [], 0
-        group += items
+        group += p.items
         used += size
     if group:
         yield group

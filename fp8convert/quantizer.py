@@ -18,8 +18,8 @@ from .encoding.lossless import copies, decodable, encoding, named
 from .encoding.targets import Target, target
 from .errors import SchemeError, listed
 from .options import TARGETS, Quantize
-from .plan import Item, Plan
-from .planner import Output, Placed, assembled, decoded, read, refuse
+from .plan import Item, Needs, Plan
+from .planner import Placed, assembled, decoded, read, refuse, whole
 from .schemes.base import Scheme
 from .schemes.weight import Weight
 
@@ -41,14 +41,12 @@ def plan_quantize(catalogue: Catalogue, scheme: Scheme, options: Quantize) -> Pl
     experts = "fp8" if to.native else None
     config = quantized_config(catalogue.config, to.config(choice.ignored), dtype, experts)
     plan = assembled("quantize", catalogue, scheme, options, reading, placed, config)
-    tile, scratch = _needs([i for t in plan.tasks for i in t.items])
     return replace(
         plan,
         warnings=(*plan.warnings, *choice.notes, *choice.warnings),
         notes=placer.notes,
         copied=tuple(placer.copied),
-        least_tile=tile,
-        scratch=scratch,
+        needs=_needs([i for t in plan.tasks for i in t.items]),
     )
 
 
@@ -60,7 +58,7 @@ class _Placer:
         powers: bool,
     ) -> None:  # fmt: skip
         self.to, self.search, self.powers = to, options.scale_search == "mse", powers
-        self.chosen = {w.name: w for w in weights if w.name in choice.chosen}
+        self.plain = {w.name: decodable(w) for w in weights if w.name in choice.chosen}
         self.copied: list[str] = []
 
     def placed(self, weight: Weight) -> Placed:
@@ -69,29 +67,31 @@ class _Placer:
         found = copies(weight, self.to, self.powers)
         if found is not None:
             self.copied.append(weight.name)
-            return Placed(shard, tuple(Output(w, dtype) for w, dtype in named(weight, found)))
+            return Placed(shard, tuple(whole(w, dtype) for w, dtype in named(weight, found)))
+        plain = self.plain[weight.name]
         how = encoding(weight, self.to, self.search, self._members(weight))
-        plain = decodable(weight)
         parts = enumerate(how.parts)
-        return Placed(shard, tuple(Output(plain, part.dtype, how, k) for k, part in parts))
+        return Placed(shard, tuple(Item(plain, p.dtype, 0, p.nbytes, how, k) for k, p in parts))
 
     def _members(self, weight: Weight) -> tuple[Weight, ...]:
         """The weights that share a scale of the whole tensor with ``weight``."""
+        if not self.to.one_scale:
+            return ()
         names = partners(weight.name) or (weight.name,)
-        return tuple(decodable(self.chosen[n]) for n in names if n in self.chosen)
+        return tuple(self.plain[n] for n in names if n in self.plain)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was found to be done already."""
         if not self.copied:
             return ()
-        copied, every = len(self.copied), len(self.chosen)
+        copied, every = len(self.copied), len(self.plain)
         count = f"all {copied:,}" if copied == every else f"{copied:,} of {every:,}"
         return (f"{count} weights are {self.to.scheme} in the source already: bytes copied",)
 
 
-def _needs(items: Sequence[Item]) -> tuple[int, int]:
-    """Bytes that a tile must have, and elements of a scratch; looked up once for equal weights."""
+def _needs(items: Sequence[Item]) -> Needs:
+    """What they ask of memory; looked up once for equal weights."""
     known: dict[tuple[object, ...], int] = {}
     scratch = 0
     for item in items:
@@ -102,7 +102,7 @@ def _needs(items: Sequence[Item]) -> tuple[int, int]:
         if key not in known:
             known[key] = least_tile(item)
         scratch = max(scratch, SCRATCH, item.weight.shape[1])
-    return max(known.values(), default=0), scratch
+    return Needs(max(known.values(), default=0), scratch, len(items))
 
 
 def _has_siblings(weights: Sequence[Weight], config: Config) -> bool:
@@ -138,7 +138,9 @@ def _coded_in(path: str) -> frozenset[str]:
 
 
 def _refuse_clashes(placed: Sequence[Placed]) -> None:
-    names = Counter(o.item.name for p in placed for o in p.outputs)
-    twice = [name for name, count in names.items() if count > 1]
+    names = [i.name for p in placed for i in p.items]
+    if len(set(names)) == len(names):
+        return
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise SchemeError(f"tensors that would be written twice: {listed(twice)}")

@@ -10,9 +10,12 @@ from typing import NamedTuple
 from .errors import UsageError, shown
 from .fileio import MODES
 from .header import ALIGN as PAGE
+from .plan import NO_NEEDS, Needs
 from .tile import READ_SLACK
 
-BASE_MEMORY = 224 << 20  # the interpreter with NumPy, numba and a plan of 92,000 tensors
+BASE_MEMORY = 224 << 20  # the interpreter with NumPy, numba and a plan of USUAL_ITEMS tensors
+USUAL_ITEMS, ITEM_MEMORY = 60_000, 1536
+SCRATCHES = 2  # float32 arrays: the source's values, and what was encoded
 DEFAULT_MEMORY = 512 << 20
 MOST_FILES = 4
 MIN_TILE, MAX_TILE = 256 << 10, 8 << 20
@@ -34,15 +37,14 @@ class Settings:
     memory: int = DEFAULT_MEMORY  # bytes, of the whole process at its peak
     io: str = "auto"
     progress: Callable[[Progress], None] | None = None
-    least_tile: int = MIN_TILE  # bytes that the plan needs a tile to have
-    scratch: int = 0  # float32 elements that a worker encodes at a time
+    needs: Needs = NO_NEEDS  # the plan's: see :meth:`fitted`
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise UsageError(f"workers {self.workers}, expected 1 or more (or 0 to choose)")
         if self.io not in MODES:
             raise UsageError(f"io {shown(self.io)}, expected one of {', '.join(MODES)}")
-        least = BASE_MEMORY + self.threads * self._buffers(self.least_tile)
+        least = self._base + self.threads * self._buffers(self._least)
         if self.memory < least:
             raise UsageError(
                 f"memory {self.memory >> 20} MiB is too little for {self.threads} workers, "
@@ -66,28 +68,32 @@ class Settings:
     @property
     def tile(self) -> int:
         """Output bytes a tile, in whole pages."""
-        share = (self.memory - BASE_MEMORY) // self.threads - self._buffers(0)
-        return max(self.least_tile, min(MAX_TILE, share // 2 // PAGE * PAGE))
+        share = (self.memory - self._base) // self.threads - self._buffers(0)
+        return max(self._least, min(MAX_TILE, share // 2 // PAGE * PAGE))
 
     @property
     def peak_memory(self) -> int:
         """Expected peak resident bytes."""
-        return BASE_MEMORY + self.threads * self._buffers(self.tile)
+        return self._base + self.threads * self._buffers(self.tile)
 
-    def fitted(self, least_tile: int, scratch: int) -> Settings:
+    def fitted(self, needs: Needs) -> Settings:
         """For a plan with such needs: with fewer workers if they would not fit otherwise.
 
         UsageError if not even one does.
         """
-        least = max(-(-least_tile // PAGE) * PAGE, MIN_TILE)
-        each = _buffers(least, scratch)
-        fit = max((self.memory - BASE_MEMORY) // each, 1)
-        workers = min(self.threads, fit)
-        return replace(self, workers=workers, least_tile=least, scratch=scratch)
+        one = replace(self, workers=1, needs=needs)
+        fit = (self.memory - one._base) // one._buffers(one._least)
+        return replace(one, workers=max(min(self.threads, fit), 1))
+
+    @property
+    def _base(self) -> int:
+        """Bytes without the workers': large plans take more than the usual."""
+        return BASE_MEMORY + max(self.needs.items - USUAL_ITEMS, 0) * ITEM_MEMORY
+
+    @property
+    def _least(self) -> int:
+        return max(-(-self.needs.tile // PAGE) * PAGE, MIN_TILE)
 
     def _buffers(self, tile: int) -> int:
-        return _buffers(tile, self.scratch)
-
-
-def _buffers(tile: int, scratch: int) -> int:
-    return 2 * tile + READ_SLACK + 2 * PAGE + 2 * 4 * scratch
+        """Bytes of one worker: what it reads, what it writes, what it encodes."""
+        return 2 * tile + READ_SLACK + 2 * PAGE + SCRATCHES * 4 * self.needs.scratch

@@ -18,7 +18,7 @@ from ..codecs.raw import Raw
 from ..codecs.scales import E8M0, PLAIN
 from ..schemes.weight import Weight
 from .carried import Copied, Floats
-from .encoder import Encoder, Encoding, Part
+from .encoder import Encoding, Part
 from .targets import Target, precision
 
 # The elements whose values, all of them, are values of the other.
@@ -44,9 +44,10 @@ def copies(weight: Weight, to: Target, powers: bool) -> tuple[Copy, ...] | None:
     ``powers``: the source declares its scales to be powers of two, which is checked when they are
     read.
     """
-    codec, parts = weight.codec, to.parts(weight)
-    if not _same(codec, to) or len(weight.parts) != len(parts):
+    codec = weight.codec
+    if not _same(codec, to):
         return None
+    parts = to.parts(weight)
     assert isinstance(codec, Blocks)
     scales, wanted = weight.parts[1].dtype, parts[1].dtype
     if to.scheme == "fp8-block-ue8m0" and scales not in E8M0 and not powers:
@@ -73,16 +74,19 @@ def _same(source: Codec, to: Target) -> bool:
 
 def encoding(weight: Weight, to: Target, search: bool, members: tuple[Weight, ...]) -> Encoding:
     """How ``weight`` is encoded; ``members`` share its one scale, if the scheme has one."""
-    codec, rule, inherit = to.codec, to.rule(precision(weight)), inherits(weight, to)
-    whole = ""
+    parts = to.parts(weight)
+    inherit, whole = inherits(weight, to, parts[1].dtype), ""
     if to.one_scale:
         whole = "source" if inherit else "power" if _by_powers(weight, to) else "amax"
-    encoder = Encoder(codec, rule, search and not inherit, inherit, whole)
-    return Encoding(encoder, to.parts(weight), () if whole == "source" or not whole else members)
+    encoder = to.encoder(precision(weight), search and not inherit, inherit, whole)
+    return Encoding(encoder, parts, () if whole == "source" or not whole else members)
 
 
-def inherits(weight: Weight, to: Target) -> bool:
-    """Whether the source's own scales, each around whole blocks of the target, will do."""
+def inherits(weight: Weight, to: Target, kept: str) -> bool:
+    """Whether the source's own scales, each around whole blocks of the target, will do.
+
+    ``kept`` is the dtype that the target keeps scales in.
+    """
     source, wanted = weight.codec, to.codec
     if not isinstance(source, Blocks) or _zeros(source) or to.scheme == "fp8-tensor":
         return False  # a tensor's one scale is its partners' as well
@@ -93,7 +97,7 @@ def inherits(weight: Weight, to: Target) -> bool:
     )
     if not all(s % b == 0 or s >= n for s, b, n in around):
         return False
-    kept, scales = to.parts(weight)[1].dtype, weight.parts[1].dtype
+    scales = weight.parts[1].dtype
     if to.scheme == "nvfp4":
         return isinstance(source, Fp4Block) and source.combine != "none"
     if to.scheme == "fp8-block-ue8m0" or kept in E8M0:

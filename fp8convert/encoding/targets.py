@@ -6,8 +6,10 @@ compressed-tensors. docs/quantize.md says which engine takes which.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ..codecs.blocks import Blocks
@@ -19,7 +21,7 @@ from ..configout import compressed_config, native_fp8
 from ..header import numel
 from ..options import BLOCKS, SCALE_DTYPES, Quantize
 from ..schemes.weight import Weight
-from .encoder import Part
+from .encoder import Encoder, Part
 from .rules import Amax, Local, MxPower, PowerUp, Rule
 
 FP8, INT8, INT4 = 448.0, 127.5, 7.5  # divisors of amax: the largest code, or half a step beyond
@@ -48,7 +50,7 @@ class Target:
         """Whether partners share a scale of the whole tensor."""
         return self.scheme in ("fp8-tensor", "nvfp4")
 
-    @property
+    @cached_property
     def codec(self) -> Blocks:
         """What decodes it."""
         name = self.scheme
@@ -65,8 +67,12 @@ class Target:
             "mxfp8": Fp8Block((1, MX)),
         }[name]
 
-    def rule(self, precision: str) -> Rule:
-        """How scales are made for a weight of dtype ``precision``."""
+    @functools.cache  # noqa: B019 - few targets, and a weight's encoder is one of few objects
+    def encoder(self, precision: str, search: bool, inherit: bool, whole: str) -> Encoder:
+        """For a weight of dtype ``precision``; see :class:`Encoder` for the rest."""
+        return Encoder(self.codec, self._rule(precision), search, inherit, whole)
+
+    def _rule(self, precision: str) -> Rule:
         name = self.scheme
         if name == "int4-group":
             return Amax(INT4, precision, precision, CLIPS)
@@ -107,18 +113,19 @@ class Target:
                 Part(scale, precision(weight), (o, i // self.group)),
                 Part(f"{name}_shape", "I64", (2,)),
             )
-        return {
-            "fp8-channel": (Part(name, "F8_E4M3", (o, i)), Part(scale, "F32", (o, 1))),
-            "fp8-tensor": (Part(name, "F8_E4M3", (o, i)), Part(scale, "F32", (1,))),
-            "int8-channel": (Part(name, "I8", (o, i)), Part(scale, "F32", (o, 1))),
-            "nvfp4": (
+        if self.scheme == "nvfp4":
+            return (
                 Part(packed, "U8", (o, i // 2)),
                 Part(scale, "F8_E4M3", (o, i // NV)),
                 Part(f"{name}_global_scale", "F32", (1,)),
-            ),
-            "mxfp4": (Part(packed, "U8", (o, i // 2)), Part(scale, "U8", (o, i // MX))),
-            "mxfp8": (Part(name, "F8_E4M3", (o, i)), Part(scale, "U8", (o, i // MX))),
-        }[self.scheme]
+            )
+        if self.scheme == "mxfp4":
+            return Part(packed, "U8", (o, i // 2)), Part(scale, "U8", (o, i // MX))
+        codes = "I8" if self.scheme == "int8-channel" else "F8_E4M3"
+        if self.scheme == "mxfp8":
+            return Part(name, codes, (o, i)), Part(scale, "U8", (o, i // MX))
+        count = (1,) if self.scheme == "fp8-tensor" else (o, 1)
+        return Part(name, codes, (o, i)), Part(scale, "F32", count)
 
     def config(self, ignored: Sequence[str]) -> dict[str, Any]:
         """The ``quantization_config``; ``ignored`` are modules that are not encoded."""
