@@ -14,6 +14,7 @@ BLOCKS = ("fp8-block", "fp8-block-ue8m0")
 SCHEMES = (*BLOCKS, "fp8-channel", "fp8-tensor", "int8-channel", "int4-group", "nvfp4", "mxfp4",
            "mxfp8")  # fmt: skip
 GROUPS = (32, 64, 128)
+MOST_BLOCK = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,24 +74,36 @@ class Quantize(Options):
             one_of("scale_dtype", self.scale_dtype, tuple(SCALE_DTYPES))
         if self.group is not None and self.group not in GROUPS:
             raise UsageError(f"group {shown(self.group)}, expected one of {GROUPS}")
-        block = self.block
-        if block is not None and (
-            type(block) is not tuple or len(block) != 2
-            or any(type(b) is not int or not 0 < b <= MOST_BLOCK for b in block)
-        ):  # fmt: skip
-            raise UsageError(
-                f"block {shown(block)}, expected two integers from 1 to {MOST_BLOCK}, as (128, 128)"
-            )
+        for name in ("include", "exclude"):
+            self._set(name, _patterns(name, getattr(self, name)))
+        if self.block is not None:
+            self._set("block", _block(self.block))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # frozen for others
 
     def _only(self, option: str, schemes: tuple[str, ...]) -> None:
         if getattr(self, option) is not None and self.scheme not in schemes:
             raise UsageError(f"{option} is for {' and '.join(schemes)}, not for {self.scheme}")
 
 
-MOST_BLOCK = 1024
-
-
 def one_of(option: str, found: object, known: tuple[str, ...]) -> None:
     """UsageError if ``found`` is not one of the words an option may have."""
     if found not in known:
         raise UsageError(f"{option} {shown(found)}, expected one of {', '.join(known)}")
+
+
+def _patterns(option: str, found: object) -> tuple[str, ...]:
+    if isinstance(found, (list, tuple)) and all(isinstance(p, str) for p in found):
+        return tuple(found)
+    raise UsageError(f"{option} {shown(found)}, expected a list of patterns")
+
+
+def _block(found: object) -> tuple[int, int]:
+    if isinstance(found, (list, tuple)) and [type(b) for b in found] == [int, int]:
+        rows, columns = found
+        if 0 < rows <= MOST_BLOCK and 0 < columns <= MOST_BLOCK:
+            return rows, columns
+    raise UsageError(
+        f"block {shown(found)}, expected two integers from 1 to {MOST_BLOCK}, as (128, 128)"
+    )

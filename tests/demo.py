@@ -10,6 +10,7 @@ from pathlib import Path
 
 DEMO = Path("demo")
 SOURCE, TARGET = DEMO / "sample-fp8", DEMO / "sample-bf16"
+V4, V4_FP8 = DEMO / "sample-v4", DEMO / "sample-v4-fp8"
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
     run("to-bf16", SOURCE, TARGET)
     check_bits()
     load_in_transformers()
+    requantize()
     other_families()
     print(f"\nThe checkpoints are in {DEMO}/; remove it when you like.")
 
@@ -64,6 +66,23 @@ def load_in_transformers() -> None:
         sys.exit("the converted model computes NaN or infinity")
     kind = type(model).__name__
     print(f"loaded: transformers {kind}, logits {list(logits.shape)}, all finite")
+
+
+def requantize() -> None:
+    """Two of the ways back: V4's FP4 experts as FP8, which loses nothing; the model in NVFP4."""
+    import fp8convert
+
+    from .oracle import differing, load
+
+    run("make-sample", V4, "--family", "deepseek-v4", "--size", "tiny")
+    run("quantize", V4, V4_FP8, "--scheme", "fp8-block-ue8m0", "--require-exact")
+    for folder in (V4, V4_FP8):
+        fp8convert.to_bf16(folder, DEMO / f"{folder.name}-bf16")
+    before, after = (load(DEMO / f"{folder.name}-bf16") for folder in (V4, V4_FP8))
+    if wrong := differing(after, before):
+        sys.exit(f"NOT the same weights: {len(wrong)} tensors, first {wrong[0]}")
+    print(f"checked: decoded, all {len(after)} tensors are the same bits as before")
+    run("quantize", TARGET, DEMO / "sample-nvfp4", "--scheme", "nvfp4")
 
 
 def other_families() -> None:
