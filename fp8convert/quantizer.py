@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from . import schemes
 from .catalogue import Catalogue, open_catalogue
 from .choice import Choice, choose
-from .classes import partners
+from .classes import experts_of, partners
 from .codetiles import least_tile
 from .configout import quantized_config
 from .declared import Config, mapping
@@ -26,11 +26,14 @@ from .schemes.weight import Weight
 
 def plan_quantize(catalogue: Catalogue, scheme: Scheme, options: Quantize) -> Plan:
     """Plan the encoding of the chosen weights; refuse here or not at all."""
+    if not catalogue.config:
+        raise SchemeError("there is no config.json, in which the scheme would have to be declared")
     reading = read(catalogue, scheme, options)
     to = target(options, sibling=_has_siblings(reading.weights, catalogue.config))
     like = _coded_in(options.like) if options.like is not None else None
     choice = choose(reading.weights, options.include, options.exclude, like, to.misfit)
-    refuse([*choice.notes, *choice.warnings] if options.strict else [])
+    warnings = (*choice.notes, *choice.warnings, *_unloadable(to, choice))
+    refuse(warnings if options.strict else ())
     dtype = _dtype(catalogue.config)
     placer = _Placer(to, options, reading.weights, choice, _powers(catalogue))
     placed = [
@@ -43,11 +46,21 @@ def plan_quantize(catalogue: Catalogue, scheme: Scheme, options: Quantize) -> Pl
     plan = assembled("quantize", catalogue, scheme, options, reading, placed, config)
     return replace(
         plan,
-        warnings=(*plan.warnings, *choice.notes, *choice.warnings),
+        warnings=(*plan.warnings, *warnings),
         notes=placer.notes,
         copied=tuple(placer.copied),
         needs=_needs([i for t in plan.tasks for i in t.items]),
     )
+
+
+def _unloadable(to: Target, choice: Choice) -> Iterator[str]:
+    """What an engine is known to refuse."""
+    experts = [n for n in choice.chosen if experts_of(n)]
+    if to.scheme == "fp8-tensor" and experts:
+        yield (
+            f"{len(experts):,} weights of routed experts get one scale each, which vLLM does not "
+            "take with activations quantized by token; it takes fp8-channel"
+        )
 
 
 class _Placer:

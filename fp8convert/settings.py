@@ -15,7 +15,7 @@ from .tile import READ_SLACK
 
 BASE_MEMORY = 224 << 20  # the interpreter with NumPy, numba and a plan of USUAL_ITEMS tensors
 USUAL_ITEMS, ITEM_MEMORY = 60_000, 1536
-SCRATCHES = 2  # float32 arrays: the source's values, and what was encoded
+SCRATCH_WIDTH = 9  # bytes an element: two float32, and a code
 DEFAULT_MEMORY = 512 << 20
 MOST_FILES = 4
 MIN_TILE, MAX_TILE = 256 << 10, 8 << 20
@@ -96,4 +96,4 @@ class Settings:
 
     def _buffers(self, tile: int) -> int:
         """Bytes of one worker: what it reads, what it writes, what it encodes."""
-        return 2 * tile + READ_SLACK + 2 * PAGE + SCRATCHES * 4 * self.needs.scratch
+        return 2 * tile + READ_SLACK + 2 * PAGE + SCRATCH_WIDTH * self.needs.scratch

@@ -51,12 +51,13 @@ class Encoded(NamedTuple):
 
 
 class Bench:
-    """A worker's float32 scratch: one chunk as decoded from the source, one as decoded again."""
+    """A worker's scratch: a chunk as decoded from the source, its codes, and those decoded again."""
 
     def __init__(self, elements: int) -> None:
         import numpy as np
 
         self._x, self._y = (np.empty(elements, np.float32) for _ in range(2))
+        self._codes = np.empty(elements, np.uint8)
 
     def x(self, rows: int, columns: int) -> Array:
         """[rows, columns] for the source."""
@@ -65,6 +66,10 @@ class Bench:
     def y(self, rows: int, columns: int) -> Array:
         """[rows, columns] for what was encoded."""
         return self._y[: rows * columns].reshape(rows, columns)
+
+    def codes(self, rows: int, nbytes: int) -> Bytes:
+        """[rows, nbytes] for codes that are only tried."""
+        return self._codes[: rows * nbytes].reshape(rows, nbytes)
 
 
 class Group:
@@ -77,11 +82,14 @@ class Group:
         self, encoder: Encoder, shape: tuple[int, ...], chunks: Sequence[Rect],
         load: Callable[[int], Loaded], bench: Bench,
     ) -> None:  # fmt: skip
+        from .. import kernels
+
         self.encoder, self.chunks, self.load, self.bench = encoder, chunks, load, bench
         self.r0, self.r1, self.columns = chunks[0].r0, chunks[-1].r1, shape[-1]
         self.block = encoder.block_of(shape, self.r1 - self.r0)
         br, bc = self.block
         self.grid = (-(-(self.r1 - self.r0) // br), -(-self.columns // bc))
+        self._kernels = kernels.load()
 
     def _each(self) -> Iterator[tuple[int, Loaded, slice, int]]:
         """Every chunk, the rows of the grid it touches, and its phase in the first of them."""
@@ -122,12 +130,8 @@ class Group:
         """The squared error that one scale for all makes."""
         import numpy as np
 
-        out, effective = np.zeros(self.grid, np.float64), np.full(self.grid, scale, np.float32)
-        for _, loaded, at, phase in self._each():
-            codes = np.empty(self._code_shape(loaded.x), np.uint8)
-            y = self._round_trip(loaded.x, effective[at], phase, codes)
-            self._kernels.squared_error(loaded.x, y, phase, self.block, out[at])
-        return math.fsum(out.reshape(-1))
+        found = self._squares(np.full(self.grid, scale, np.float32), scale)
+        return math.fsum(found.reshape(-1))
 
     def encode(self, whole: float, out: Bytes) -> Encoded:
         """Codes into ``out``; ``whole`` is the tensor's scale, if it has one."""
@@ -180,17 +184,25 @@ class Group:
         """Of each block the scale of least squared error; the plain one where none is less."""
         import numpy as np
 
-        every = [plain, *candidates]
-        squares = np.zeros((len(every), *self.grid), np.float64)
+        best, least = plain, self._squares(plain, whole)
+        for scales in candidates:
+            squares = self._squares(scales, whole)
+            best = np.where(squares < least, scales, best)
+            np.minimum(squares, least, out=least)
+        return best
+
+    def _squares(self, scales: Array, whole: float) -> Array:
+        """The squared error that ``scales`` make in each block: float64."""
+        import numpy as np
+
+        found = np.zeros(self.grid, np.float64)
+        effective = self.encoder.rule.effective(scales, whole)
         for _, loaded, at, phase in self._each():
-            codes = np.empty(self._code_shape(loaded.x), np.uint8)
-            for k, scales in enumerate(every):
-                effective = self.encoder.rule.effective(scales, whole)[at]
-                y = self._round_trip(loaded.x, effective, phase, codes)
-                self._kernels.squared_error(loaded.x, y, phase, self.block, squares[k][at])
-        best = np.argmin(squares, axis=0)  # the first of equals
-        chosen: Array = np.take_along_axis(np.stack(every), best[None], 0)[0]
-        return chosen
+            rows, columns = loaded.x.shape
+            codes = self.bench.codes(rows, columns * self.encoder.codec.element.bits // 8)
+            y = self._round_trip(loaded.x, effective[at], phase, codes)
+            self._kernels.squared_error(loaded.x, y, phase, self.block, found[at])
+        return found
 
     def _write(self, effective: Array, out: Bytes) -> Errors:
         errors = []
@@ -222,15 +234,6 @@ class Group:
         zeros = np.full_like(effective, encoder.zero) if encoder.zero else None
         decode_matrix(element, Coded(codes, effective, zeros, self.block, phase), y, "F32")
         return y
-
-    def _code_shape(self, x: Array) -> tuple[int, int]:
-        return x.shape[0], x.shape[1] * self.encoder.codec.element.bits // 8
-
-    @property
-    def _kernels(self):  # type: ignore[no-untyped-def]
-        from .. import kernels
-
-        return kernels.load()
 
 
 def joined(errors: Sequence[Errors]) -> Errors:
