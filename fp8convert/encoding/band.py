@@ -51,7 +51,7 @@ class Encoded(NamedTuple):
 
 
 class Bench:
-    """A worker's scratch: a chunk as decoded from the source, its codes, and those decoded again."""
+    """A worker's scratch: a chunk as float32, its codes, and those as float32 again."""
 
     def __init__(self, elements: int) -> None:
         import numpy as np

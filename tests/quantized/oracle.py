@@ -199,12 +199,19 @@ def nvfp4_global(amax: float, dtype: str) -> np.float32:
 
 
 def nvfp4_local(x: F32, whole: np.float32, dtype: str) -> F32:
-    """The e4m3 scale of every 16, as float32."""
-    amax = over_blocks(np.maximum, np.abs(x), (1, 16))
+    """The e4m3 scale of every 16, as float32: the nearest to amax / 6, or to a power of two."""
+    block = (1, 16)
+    amax = over_blocks(np.maximum, np.abs(x), block)
+    power = np.ldexp(np.float32(1), power_for(amax, "e2m1"))
+    local = []
     with np.errstate(over="ignore", under="ignore"):
-        wanted = whole * rounded(amax / np.float32(6), dtype)
-    local = rounded(np.clip(wanted, np.float32(2.0**-9), np.float32(448)), "F8_E4M3")
-    return np.where(amax == 0, np.float32(1), local).astype(np.float32)
+        for wanted in (whole * rounded(amax / np.float32(6), dtype), whole * power):
+            kept = np.clip(wanted, np.float32(2.0**-9), np.float32(448))
+            local.append(rounded(kept, "F8_E4M3"))
+        scales = [one / whole for one in local]
+    chosen = better(x, block, "e2m1", *scales)
+    best = np.where(chosen == scales[0], local[0], local[1])
+    return np.where(amax == 0, np.float32(1), best).astype(np.float32)
 
 
 # Parts

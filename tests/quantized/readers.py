@@ -7,9 +7,9 @@ import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .oracle import Part, Parts
+from .oracle import Part
 
 Stored = dict[str, Part]
 
@@ -38,7 +38,10 @@ def stored(folder: Path) -> Stored:
     return out
 
 
-def parts_of(tensors: Mapping[str, Part], name: str) -> Parts:
+T = TypeVar("T")
+
+
+def parts_of(tensors: Mapping[str, T], name: str) -> dict[str, T]:
     """The parts of the weight ``name``, by what follows the module; biases are not parts."""
     module = name.removesuffix("weight")
     leaves = {n.removeprefix(module): t for n, t in tensors.items() if n.startswith(module)}
@@ -65,12 +68,21 @@ def check_index(folder: Path) -> None:
     assert index["metadata"]["total_size"] == size
 
 
+def _report(folder: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    report: dict[str, dict[str, Any]] = found["quantized"]
+    return report
+
+
 def reported(folder: Path) -> dict[str, dict[str, Any]]:
     """The manifest's word on every quantized weight: exact, or by how much it is not."""
-    found: dict[str, dict[str, Any]] = json.loads((folder / "manifest.json").read_text())[
-        "quantized"
-    ]
-    return found
+    rows = _report(folder).items()
+    return {name: {k: v for k, v in row.items() if k != "copied"} for name, row in rows}
+
+
+def copied(folder: Path) -> set[str]:
+    """The weights whose codes the manifest says were copied."""
+    return {name for name, row in _report(folder).items() if row.get("copied")}
 
 
 def warnings(folder: Path) -> str:

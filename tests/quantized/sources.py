@@ -23,7 +23,7 @@ import torch
 from ..checkpoints import write
 from ..formats import fp8_scales, make
 from ..formats.case import Builder, Case, Tensors
-from ..formats.compressed_tensors_ import MXFP4, NVFP4, config, fp4, group, ints, weights
+from ..formats.compressed_tensors_ import MXFP4, config, group, ints, weights
 from ..formats.deepseek_v4 import CONFIG as V4
 from ..formats.formulas import E2M1_DEEPSEEK, by_block, exponents, nibbles, pack_nibbles, values
 from ..formats.modelopt import config as modelopt_config
@@ -192,6 +192,12 @@ def short(first: float, low: int) -> Pattern:
     return make
 
 
+def shortest(rng: np.random.Generator, n: int) -> F32:
+    """One mantissa bit, as e2m1 has: exact under a power of two."""
+    x = _signed(rng, [0.5, 1, 1.5, 2, 3, 4], n)
+    return _with_first(x, 4)
+
+
 def mx_edge(top: float) -> Pattern:
     """The largest value is at or beside 1.75 times a power of two."""
 
@@ -213,6 +219,7 @@ GENTLE: tuple[Pattern, ...] = (
     int4_midpoints,
     short(26, -8),
     short(28, -12),
+    shortest,
     mx_edge(1.75),
     mx_edge(1.7421875),
     mx_edge(1.9921875),
@@ -530,28 +537,6 @@ def int4() -> Source:
         ints(builder, module, 48, 256, "group", bits=4, size=32, packed=True)
     section = group(weights(4, "int", "group", group_size=32))
     return of_case(builder.case("int4", config("pack-quantized", section), ""))
-
-
-@functools.cache
-def nvfp4_divided() -> Source:
-    """compressed-tensors NVFP4."""
-    builder = _start()
-    fp4(builder, f"{EXPERT}.0.down_proj", 48, 256, "nvfp4")
-    return of_case(builder.case("nvfp4", config("nvfp4-pack-quantized", group(NVFP4)), ""))
-
-
-def coded() -> list[Source]:
-    """Every coded source."""
-    return [
-        fp8_f32(),
-        fp8_power(),
-        fp8_bf16(),
-        fp8_e8m0(),
-        v4(),
-        mxfp4(),
-        modelopt_nvfp4(),
-        int4(),
-    ]
 
 
 # Running
