@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class Floats(Codec):
     """One part, its values exactly as float32; ``target`` is always F32.
 
-    ``scales``: they are scales, so that one that is not finite and at least 0 is damage; with
-    ``powers`` one that is not a power of two as well.
+    ``scales``: "positive" or "any" if they are scales, so that one that is not finite, or has the
+    wrong sign, is damage; with ``powers`` one that is not a power of two as well.
     """
 
-    scales: bool = False
+    scales: str = ""
     powers: bool = False
 
     name = "floats"
@@ -77,16 +77,8 @@ class Floats(Codec):
             out[:] = data[0].view("<f2" if dtype == "F16" else "<f4")
         else:
             out[:] = to_float32(data[0], dtype)
-        return Findings(damage=self._damage(out) if self.scales else None)
-
-    def _damage(self, scales: Array) -> str | None:
-        import numpy as np
-
-        fine, wanted = np.isfinite(scales) & (scales >= 0), "a finite number above 0"
-        if self.powers:
-            fine &= (scales.view(np.uint32) & np.uint32(0x7FFFFF)) == 0
-            wanted = "a power of two, as the config says (scale_fmt)"
-        return None if fine.all() else f"scale {scales[~fine][0]}, expected {wanted}"
+        damage = scale_damage(out, self.scales, self.powers) if self.scales else None
+        return Findings(damage=damage)
 
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": "floats"}``."""
@@ -95,9 +87,11 @@ class Floats(Codec):
 
 @dataclass(frozen=True)
 class Copied(Raw):
-    """A part that is copied. ``code`` is the element of codes: one that no weight has is damage."""
+    """A part that is copied. ``code`` is the element of codes, ``scales`` the sign of scales
+    ("positive" or "any"), if they are such: what no correct checkpoint has is damage."""
 
-    code: str | None = None
+    code: str = ""
+    scales: str = ""
 
     name = "copied"
     rule = "bytes copied"
@@ -109,10 +103,26 @@ class Copied(Raw):
         from .. import kernels
 
         super().decode(parts, rect, data, out, target)
-        if self.code is None or not kernels.load().has_odd_code(ELEMENTS[self.code], data[0]):
+        if self.code and kernels.load().has_odd_code(ELEMENTS[self.code], data[0]):
+            return Findings(damage=f"a NaN code among its bytes {rect.r0:,} to {rect.r1 - 1:,}")
+        if not self.scales:
             return Findings()
-        return Findings(damage=f"a NaN code among its bytes {rect.r0:,} to {rect.r1 - 1:,}")
+        return Findings(damage=scale_damage(to_float32(data[0], parts[0].dtype), self.scales))
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"codec": "copied", "element": ...}``."""
-        return {"codec": self.name, "element": self.code}
+        """``{"codec": "copied", "element": ..., "scales": ...}``."""
+        return {"codec": self.name, "element": self.code, "scales": self.scales}
+
+
+def scale_damage(scales: Array, sign: str, powers: bool = False) -> str | None:
+    """Why no correct checkpoint has these float32 ``scales``, or None. Over zeros they may be 0."""
+    import numpy as np
+
+    fine, wanted = np.isfinite(scales), "a finite number"
+    if sign == "positive":
+        fine &= scales >= 0
+        wanted = "a finite number above 0"
+    if powers:
+        fine &= (scales.view(np.uint32) & np.uint32(0x7FFFFF)) == 0
+        wanted = "a power of two, as the config says (scale_fmt)"
+    return None if fine.all() else f"scale {scales[~fine][0]}, expected {wanted}"

@@ -55,13 +55,11 @@ def copies(weight: Weight, to: Target, powers: bool) -> tuple[Copy, ...] | None:
     bits = {scales, wanted} <= set(E8M0) or scales == wanted
     if not bits and not (wanted == "F32" and scales in (*PLAIN, *E8M0)):
         return None
-    must = to.scheme == "fp8-block-ue8m0" and scales not in E8M0
-    widened = Floats(scales=True, powers=must)
-    how = (
-        Copied(codec.element.name),
-        Copied() if bits and scales in (*E8M0, "F8_E4M3") else widened,
-        Copied(),
-    )
+    sign = "positive" if codec.element.is_float else "any"
+    same = Copied(scales=sign)
+    widened = Floats(sign, powers=to.scheme == "fp8-block-ue8m0" and scales not in E8M0)
+    rest = same if to.scheme == "nvfp4" else Copied()  # its global scale, or a shape
+    how = (Copied(codec.element.name), widened if wanted == "F32" else same, rest)
     return tuple(map(Copy, parts, weight.parts, how))
 
 

@@ -212,8 +212,9 @@ class Local(Rule):
         with np.errstate(over="ignore", under="ignore"):
             inverse = rounded(np.float32(1.0) / np.array([top], np.float32), self.precision)
             found = rounded(inverse * np.float32(6 * LOCAL.largest), self.precision)
-        most = np.float32(MOST["F32"])
-        return float(np.clip(found, np.float32(LOW), most)[0])
+            if not np.isfinite(found[0]):  # small numbers in F16: it is kept in F32 anyway
+                found = np.float32(6 * LOCAL.largest) / np.array([top], np.float32)
+        return float(np.clip(found, np.float32(LOW), np.float32(MOST["F32"]))[0])
 
     @staticmethod
     def power_whole(top: float) -> float:

@@ -137,11 +137,15 @@ class Target:
 
 
 def precision(weight: Weight) -> str:
-    """The dtype of ``weight`` as a model has it: where it is coded BF16, unless scales are F16."""
+    """The dtype of ``weight`` as a model has it: where it is coded BF16, unless scales are F16.
+
+    Packed integers keep their scales in the model's dtype, so there they say what it is.
+    """
     codec = weight.codec
     if isinstance(codec, Raw):
         return weight.parts[0].dtype
-    return "F16" if weight.parts[codec.roles.index("scales")].dtype == "F16" else "BF16"
+    scales = weight.parts[codec.roles.index("scales")].dtype
+    return scales if scales == "F16" or isinstance(codec, PackedInt) else "BF16"
 
 
 def target(options: Quantize, sibling: bool) -> Target:
