@@ -14,7 +14,8 @@ from pathlib import Path
 
 from .common import Env, Report
 
-NAMES = ("startup", "kernel", "codecs", "scale", "huge", "floor", "families", "peers", "memory")
+NAMES = ("startup", "kernel", "codecs", "scale", "huge", "floor", "families", "peers", "memory",
+         "encode", "quantize_speed", "quantize_error")  # fmt: skip
 DATA = Path(__file__).resolve().parents[1] / "bench-data"
 
 
@@ -46,7 +47,7 @@ def _summary(report: Report) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = [f"  {name:<8} {_headline(name)}" for name in NAMES]
+    lines = [f"  {name:<14} {_headline(name)}" for name in NAMES]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

@@ -127,15 +127,18 @@ class Engine:
     ) -> None:
         got = run.make(tile, read, write, bench)
         if tile.nbytes:  # else it only measured
-            shift = tile.begin % PAGE
-            view = write[shift : shift + tile.nbytes]
-            run.target.write(view, tile.begin)
-            run.target.hash(view, tile.begin)
+            self._put(run, tile, write)
+        self._advance(tile.nbytes, got)
+
+    def _put(self, run: TaskRun, tile: Tile, write: memoryview) -> None:
+        shift = tile.begin % PAGE
+        view = write[shift : shift + tile.nbytes]
+        run.target.write(view, tile.begin)
+        run.target.hash(view, tile.begin)
         if run.done(tile.nbytes):
             self.records[run.task.file] = run.finish()
             with self._lock:
                 self._running.discard(run)
-        self._advance(tile.nbytes, got)
 
     def _advance(self, written: int, read: int) -> None:
         with self._lock:

@@ -72,7 +72,7 @@ ROOMS = [
     ["tile", "codetiles"],
     ["companions", "tiles", "pagecache", "fileio"],
     ["planner", "settings", "publish", "sources"],
-    ["quantizer", "report", "fetch", "coderun"],
+    ["quantizer", "report", "fetch", "coderun", "measuring", "spool"],
     ["taskrun", "checkpoint", "inspection", "samples"],
     ["engine"],
     ["convert"],
