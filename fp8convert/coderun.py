@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .codecs.blocks import Blocks
 from .codecs.fp4_block import Fp4Block
-from .codecs.scales import from_float32, to_float32
+from .codecs.scales import to_float32
 from .encoding.band import Bench, Encoded, Errors, Group, Loaded, UnfitError, joined
 from .encoding.encoder import Encoding, covering
 from .measuring import Measured
@@ -84,12 +84,12 @@ class CodeRun:
                 f"{found.errors.top:.6g} (refused by require_exact)"
             )
         encoder, codes = encoding.encoder, encoding.parts[0].name
-        raw = from_float32(found.scales, encoding.parts[1].dtype)
         if not encoder.one_scale:
-            before = group.r0 // encoder.row_step(weight.shape) * group.grid[1]  # scales
-            self._spool.put(codes, 1, before * raw.size // found.scales.size, raw)
+            rows_before = group.r0 // encoder.row_step(weight.shape)  # of blocks
+            offset = rows_before * found.scales.size // group.grid[0]
+            self._spool.put(codes, 1, offset, found.scales)
         elif group.r0 == 0:
-            self._spool.put(codes, 1, 0, raw)
+            self._spool.put(codes, 1, 0, found.scales)
         if group.r0 == 0 and len(encoding.parts) > 2:
             self._spool.put(codes, 2, 0, _third(encoding, weight, found.whole))
 

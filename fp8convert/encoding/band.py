@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..codecs.base import Rect
 from ..codecs.blocks import Coded, decode_matrix
+from ..codecs.scales import from_float32, to_float32
 from . import rules
 from .encoder import Encoder
 
@@ -43,9 +44,9 @@ class Errors(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The scales of the group's blocks, float32 [blocks down, blocks across], and the errors."""
+    """The stored scales of the group's blocks, and the errors made."""
 
-    scales: Array
+    scales: Bytes
     whole: float
     errors: Errors
 
@@ -136,8 +137,10 @@ class Group:
     def encode(self, whole: float, out: Bytes) -> Encoded:
         """Codes into ``out``; ``whole`` is the tensor's scale, if it has one."""
         scales, whole = self._scales(whole)
-        found = self._write(self.encoder.rule.effective(scales, whole), out)
-        return Encoded(scales, whole, found)
+        raw = from_float32(scales, self.encoder.stored)
+        kept = to_float32(raw, self.encoder.stored).reshape(self.grid)  # as a reader has them
+        found = self._write(self.encoder.rule.effective(kept, whole), out)
+        return Encoded(raw, whole, found)
 
     def _scales(self, whole: float) -> tuple[Array, float]:
         import numpy as np

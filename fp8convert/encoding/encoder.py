@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Encoder:
-    """``codec`` reads what ``rule`` and the kernels make.
+    """``codec`` reads what ``rule`` and the kernels make; ``stored`` is the dtype of scales.
 
     ``inherit``: every block takes the scale of the source's block around it, which gives the
     source's values again. ``whole`` is where the one scale of a tensor comes from, if it has one:
@@ -41,6 +41,7 @@ class Encoder:
 
     codec: Blocks
     rule: Rule
+    stored: str
     search: bool = False
     inherit: bool = False
     whole: str = ""
@@ -92,8 +93,8 @@ class Encoder:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON: the codec, the rule in words, and how it is applied."""
-        facts = {"rule": self.rule.words, "search": self.search, "inherit": self.inherit}
-        return {**self.codec.to_dict(), **facts, "whole": self.whole}
+        facts = {"rule": self.rule.words, "scales": self.stored, "search": self.search}
+        return {**self.codec.to_dict(), **facts, "inherit": self.inherit, "whole": self.whole}
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,11 @@ def _same(source: Codec, to: Target) -> bool:
 def encoding(weight: Weight, to: Target, search: bool, members: tuple[Weight, ...]) -> Encoding:
     """How ``weight`` is encoded; ``members`` share its one scale, if the scheme has one."""
     parts = to.parts(weight)
-    inherit, whole = inherits(weight, to, parts[1].dtype), ""
+    stored, whole = parts[1].dtype, ""
+    inherit = inherits(weight, to, stored)
     if to.one_scale:
         whole = "source" if inherit else "power" if _by_powers(weight, to) else "amax"
-    encoder = to.encoder(precision(weight), search and not inherit, inherit, whole)
+    encoder = to.encoder(precision(weight), stored, search and not inherit, inherit, whole)
     return Encoding(encoder, parts, () if whole == "source" or not whole else members)
 
 

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..codecs.elements import ELEMENTS
+from ..codecs.scales import from_float32
 
 if TYPE_CHECKING:
     from ..codecs.base import Array
@@ -29,15 +30,17 @@ ZERO = 1.0  # the scale of a block of zeros: decodes to zero, and every reader t
 
 
 def rounded(values: Array, dtype: str) -> Array:
-    """float32 values that ``dtype`` (F32, BF16, F16) holds, to nearest even."""
+    """Numbers of float32 as ``dtype`` (F32, BF16, F16) has them, to nearest even."""
     import numpy as np
 
-    from ..kernels import plain
-
+    kept: Array = values
     if dtype == "BF16":
-        return (plain.round_bf16(values).astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):
-        kept: Array = values.astype(np.float16).astype(np.float32) if dtype == "F16" else values
+        bits = values.view(np.uint32)
+        half = ((bits >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF)
+        kept = ((bits + half) & np.uint32(0xFFFF0000)).view(np.float32)
+    elif dtype == "F16":
+        with np.errstate(over="ignore"):
+            kept = values.astype(np.float16).astype(np.float32)
     return kept
 
 
@@ -252,7 +255,6 @@ class Local(Rule):
 
         from ..kernels import plain
 
-        values: Any = plain.table(LOCAL)[1:127]  # positive, ascending
-        at = np.searchsorted(values, scales)
+        codes = from_float32(scales, "F8_E4M3").reshape(scales.shape).astype(np.int16)
         steps = (-1, 1, -2, 2, -3, 3, -4, 4)
-        return [values[np.clip(at + step, 0, len(values) - 1)] for step in steps]
+        return [plain.table(LOCAL)[np.clip(codes + step, 1, 126)] for step in steps]

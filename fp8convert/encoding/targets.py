@@ -68,9 +68,11 @@ class Target:
         }[name]
 
     @functools.cache  # noqa: B019 - few targets, and a weight's encoder is one of few objects
-    def encoder(self, precision: str, search: bool, inherit: bool, whole: str) -> Encoder:
+    def encoder(
+        self, precision: str, stored: str, search: bool, inherit: bool, whole: str
+    ) -> Encoder:
         """For a weight of dtype ``precision``; see :class:`Encoder` for the rest."""
-        return Encoder(self.codec, self._rule(precision), search, inherit, whole)
+        return Encoder(self.codec, self._rule(precision), stored, search, inherit, whole)
 
     def _rule(self, precision: str) -> Rule:
         name = self.scheme
