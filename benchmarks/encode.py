@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from fp8convert import kernels
 from fp8convert.codecs.base import Rect, Stored
 from fp8convert.codecs.raw import Raw
-from fp8convert.encoding.band import SCRATCH, Bench, Group, Loaded
-from fp8convert.encoding.lossless import decodable, encoding
+from fp8convert.encoding.band import CHUNK, Bench, Group, Loaded
+from fp8convert.encoding.lossless import decodable, encoding, way
 from fp8convert.encoding.targets import Target
 from fp8convert.schemes.weight import Weight
 
@@ -29,7 +29,7 @@ from .encode_peers import PEERS, Made
 from .rates import Side, one_thread, rates
 
 BOUND = Bound(at_least=0.5)  # G elements/s, the plain rule
-SHAPE = ROWS, COLUMNS = SCRATCH // 4096, 4096
+SHAPE = ROWS, COLUMNS = CHUNK // 4096, 4096
 COUNT = ROWS * COLUMNS
 ALL = Rect(0, ROWS, 0, COLUMNS)
 WEIGHT = Weight("w.weight", Raw(), (Stored("w.weight", "BF16", SHAPE, 0, 0, 2 * COUNT),))
@@ -58,7 +58,9 @@ class Ours:
     """One scheme's encoding of the chunk, ready to run in parts."""
 
     def __init__(self, scheme: str, bits: Array, search: bool = False) -> None:
-        self.encoder = encoding(WEIGHT, Target(scheme), search, ()).encoder
+        to = Target(scheme)
+        how = way((WEIGHT,), to, powers=False)
+        self.encoder = encoding(WEIGHT, to, search, how, ()).encoder
         self.data, self.bench = bits.reshape(-1).view(np.uint8), Bench(COUNT)
         self.x = (bits.astype(np.uint32) << 16).view(np.float32)
         self.out = np.empty((ROWS, COLUMNS * self.encoder.codec.element.bits // 8), np.uint8)

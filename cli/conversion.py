@@ -16,7 +16,7 @@ from .sizes import KeepOrSize, Size, human
 
 if TYPE_CHECKING:
     from fp8convert.convert import Job, Manifest
-    from fp8convert.options import Options
+    from fp8convert.options import Quantize, ToBf16
     from fp8convert.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -49,7 +49,7 @@ def engine_options(command: Command) -> Command:
 def convert(
     source: str,
     target: str,
-    make: Callable[..., Options],
+    make: type[ToBf16] | type[Quantize],
     summary: Callable[[Job, Manifest], None],
     *,
     workers: int | None,
@@ -106,7 +106,7 @@ def _print_plan(job: Job, settings: Settings, as_json: bool) -> None:
     fitted = settings.fitted(plan.needs)
     facts = {
         "target": str(job.target),
-        "disk_needed": plan.bytes_out,
+        "disk_needed": plan.disk_needed,
         "disk_free": job.disk_free,
         "peak_memory": fitted.peak_memory,
         "workers": fitted.threads,
@@ -117,8 +117,8 @@ def _print_plan(job: Job, settings: Settings, as_json: bool) -> None:
     click.echo(f"plan         {plan.id}")
     click.echo(f"bytes in     {plan.bytes_in:,} ({human(plan.bytes_in)})")
     click.echo(f"bytes out    {plan.bytes_out:,} ({human(plan.bytes_out)})")
-    enough = "" if job.disk_free >= plan.bytes_out else "  NOT ENOUGH"
-    click.echo(f"disk needed  {human(plan.bytes_out)}, free {human(job.disk_free)}{enough}")
+    enough = "" if job.disk_free >= plan.disk_needed else "  NOT ENOUGH"
+    click.echo(f"disk needed  {human(plan.disk_needed)}, free {human(job.disk_free)}{enough}")
     click.echo(f"peak memory  {fitted.peak_memory >> 20} MiB, {fitted.threads} workers")
     for note in plan.notes:
         click.echo(f"note         {note}")

@@ -86,8 +86,8 @@ def quantize_command(
 def _check_report(report: Path, target: Path) -> None:
     """Before hours of work, whether its outcome can be written."""
     folder = report.absolute().parent
-    if not folder.is_dir():
-        raise click.UsageError(f"--report: {folder} is not a folder")
+    if not report.name or report.is_dir() or not folder.is_dir():
+        raise click.UsageError(f"--report: {report} is not a file in a folder that is there")
     if folder.resolve().is_relative_to(target.resolve()):
         raise click.UsageError("--report: not inside DST, which holds the checkpoint alone")
 
@@ -97,8 +97,11 @@ def _write_report(report: Path, manifest: Manifest) -> None:
             "quantized", "warnings", "notes")  # fmt: skip
     data = {"target": str(manifest.path), **{k: manifest.data[k] for k in keys}}
     temporary = report.with_name(f".{report.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(temporary, report)
+    try:
+        temporary.write_text(json.dumps(data, indent=1) + "\n")
+        os.replace(temporary, report)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _summary(job: Job, manifest: Manifest) -> None:

@@ -123,7 +123,8 @@ def _wanted(
 
 def _matching(pattern: str, candidates: Candidates, option: str) -> frozenset[str]:
     """The candidates that ``pattern`` names."""
-    if any(c in pattern for c in "*?["):
+    named = pattern in candidates or f"{pattern}.weight" in candidates
+    if not named and any(c in pattern for c in "*?["):
         match = re.compile(fnmatch.translate(pattern)).match
         found = frozenset(n for n in candidates if match(n) or match(n.removesuffix(".weight")))
     else:

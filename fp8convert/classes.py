@@ -73,6 +73,7 @@ PARTNERS = (
     ("w1", "w3"),
     ("in_proj_qkv", "in_proj_z"),
     ("in_proj_b", "in_proj_a"),
+    ("query", "key", "value"),
 )
 _GROUP_OF: dict[str, tuple[str, ...]] = {leaf: group for group in PARTNERS for leaf in group}
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .codecs.base import Rect
-from .encoding.band import SCRATCH
+from .encoding.band import CHUNK, GRIDS, TRIED
 from .encoding.encoder import Encoding
+from .header import ALIGN as PAGE
 from .plan import Item
 from .schemes.weight import Weight
 from .tile import READ_SLACK, Chunk, Coding, Cut, Measure, Spooled, Tile, cost, reads
@@ -28,10 +29,9 @@ def coded(item: Item, encoding: Encoding, cut: Cut, measured: set[str]) -> Itera
         yield from _measures(encoding, cut, trial=False)
         if encoding.encoder.search and encoding.encoder.one_scale:
             yield from _measures(encoding, cut, trial=True)
-    row = item.nbytes // item.weight.shape[0]
-    for group in groups(
-        item.weight, encoding.encoder.row_step(item.weight.shape), cut.limit // row
-    ):
+    weight = item.weight
+    row, step = item.nbytes // weight.shape[0], encoding.encoder.row_step(weight.shape)
+    for group in groups(weight, step, cut.limit // row, cut.limit):
         nbytes = row * (group[-1].rect.r1 - group[0].rect.r0)
         needed = sum(cost(c.reads) for c in group)
         if cut.tile.nbytes and not (cut.tile.nbytes + nbytes <= cut.limit and cut.has_room(needed)):
@@ -53,17 +53,18 @@ def _append(tile: Tile, item: Item, begin: int, nbytes: int, group: Group) -> No
 
 def _measures(encoding: Encoding, cut: Cut, trial: bool) -> Iterator[Tile]:
     for weight in encoding.members:
-        for chunk, *_ in groups(weight, 1, weight.shape[0]):
+        for chunk, *_ in groups(weight, 1, weight.shape[0], cut.limit):
             tile = cut.full()  # an empty one
             tile.measure = Measure(encoding, weight, chunk, trial)
             tile.read_bytes = cost(chunk.reads)
             yield tile
 
 
-def groups(weight: Weight, step: int, most: int) -> Iterator[Group]:
-    """Multiples of ``step`` rows, no more than ``most``, as chunks that each fit a scratch."""
+def groups(weight: Weight, step: int, most: int, limit: int) -> Iterator[Group]:
+    """Multiples of ``step`` rows, no more than ``most``, as chunks that fit a scratch each, and the
+    buffer of a worker whose tiles have ``limit`` bytes."""
     rows, columns = weight.shape
-    fit = max(SCRATCH // columns, 1)
+    fit = _fit(weight, limit)
     size = max(min(fit, most) // step, 1) * step
     for r0 in range(0, rows, size):
         end = min(r0 + size, rows)
@@ -71,6 +72,20 @@ def groups(weight: Weight, step: int, most: int) -> Iterator[Group]:
             Chunk(rect := Rect(r, min(r + fit, end), 0, columns), reads(weight, rect))
             for r in range(r0, end, fit)
         )
+
+
+def _fit(weight: Weight, limit: int) -> int:
+    """Rows of a chunk: one at least, which :func:`least_tile` sees to."""
+    fit = min(max(CHUNK // weight.shape[1], 1), weight.shape[0])
+    while fit > 1 and _most_read(weight, fit) > limit + READ_SLACK:
+        fit = -(-fit // 2)
+    return fit
+
+
+def _most_read(weight: Weight, rows: int) -> int:
+    """Bytes of a buffer that ``rows`` rows take, wherever in the file they lie."""
+    needed = reads(weight, Rect(0, rows, 0, weight.shape[1]))
+    return cost(needed) + PAGE * sum(len(read.sources) for read in needed)
 
 
 def spooled(item: Item, cut: Cut) -> Iterator[Tile]:
@@ -86,9 +101,19 @@ def spooled(item: Item, cut: Cut) -> Iterator[Tile]:
 
 
 def least_tile(item: Item) -> int:
-    """Bytes that a tile must have at least to hold a group of ``item``, or what a chunk reads."""
+    """Bytes that a tile must have at least: a row of blocks of ``item``, a row of what it reads."""
     assert item.encoding
-    group = next(groups(item.weight, item.encoding.encoder.row_step(item.weight.shape), 1))
-    rows = group[-1].rect.r1 - group[0].rect.r0
-    written = item.nbytes // item.weight.shape[0] * rows
-    return max(written, max(cost(c.reads) for c in group) - READ_SLACK)
+    step = item.encoding.encoder.row_step(item.weight.shape)
+    written = item.nbytes // item.weight.shape[0] * min(step, item.weight.shape[0])
+    read = max(_most_read(w, 1) for w in (item.weight, *item.encoding.members))
+    return max(written, read - READ_SLACK)
+
+
+def grid_bytes(item: Item) -> int:
+    """Bytes of the arrays of numbers that a group of ``item`` needs while it is encoded."""
+    assert item.encoding
+    encoder, shape = item.encoding.encoder, item.weight.shape
+    step = encoder.row_step(shape)
+    rows = min(max(CHUNK // shape[1] // step, 1) * step, shape[0])
+    br, bc = encoder.block_of(shape, rows)
+    return -(-rows // br) * -(-shape[1] // bc) * (GRIDS + TRIED * encoder.search)

@@ -14,13 +14,13 @@ from . import schemes
 from .catalogue import Catalogue, open_catalogue
 from .engine import Engine
 from .errors import FormatError, ResumableError, UsageError, shown
-from .options import Options, Quantize, ToBf16
+from .options import Quantize, ToBf16
 from .plan import Plan
 from .planner import plan_to_bf16
 from .publish import Record, Staging, opened, resolve_target
 from .quantizer import plan_quantize
 from .report import counts, figures
-from .settings import MOST_FILES, Settings
+from .settings import Settings
 from .version import VERSION
 
 _SETTING_NAMES = ("workers", "memory", "io", "progress")
@@ -59,7 +59,9 @@ class Job:
 
 
 def prepare(
-    src: str | os.PathLike[str], dst: str | os.PathLike[str], options: Options | None = None
+    src: str | os.PathLike[str],
+    dst: str | os.PathLike[str],
+    options: ToBf16 | Quantize | None = None,
 ) -> Job:
     """Read headers and config, plan, refuse what can be refused. Writes nothing.
 
@@ -72,17 +74,14 @@ def prepare(
         if isinstance(options, Quantize):
             plan = plan_quantize(catalogue, scheme, options)
         else:
-            plan = plan_to_bf16(catalogue, scheme, _as_to_bf16(options))
+            plan = plan_to_bf16(catalogue, scheme, options or ToBf16())
         return Job(catalogue, plan, target)
-
-
-def _as_to_bf16(options: Options | None) -> ToBf16:
-    return options if isinstance(options, ToBf16) else ToBf16()
 
 
 def execute(job: Job, settings: Settings | None = None) -> Manifest:
     """Run a prepared job to its end, or resume it; a finished target is left as it is."""
     staging = Staging(job.target, job.plan)
+    settings = (settings or Settings()).fitted(job.plan.needs)
     with _resumable():
         source = job.catalogue.fingerprint
         manifest = staging.finished(source)
@@ -94,7 +93,7 @@ def execute(job: Job, settings: Settings | None = None) -> Manifest:
         with opened(staging):
             manifest = staging.finished(source)  # another run may have ended while we asked
             if manifest is None:
-                return _run(job, staging, settings or Settings())
+                return _run(job, staging, settings)
             staging.clear()
             return Manifest(job.target, manifest, already_done=True)
 
@@ -126,7 +125,7 @@ def quantize(
 def _converted(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
-    kind: type[Options],
+    kind: type[ToBf16] | type[Quantize],
     options: dict[str, Any],
 ) -> Manifest:
     known = {f.name for f in fields(kind)}
@@ -168,9 +167,7 @@ def _run(job: Job, staging: Staging, settings: Settings) -> Manifest:
 
 
 def _check_space(job: Job, staging: Staging) -> None:
-    left = [t for t in job.plan.tasks if not staging.recorded(t)]
-    needed = job.plan.bytes_out - sum(t.size for t in job.plan.tasks)
-    needed += sum(t.size for t in left) + sum(sorted(t.spool for t in left)[-MOST_FILES:])
+    needed = job.plan.disk_needed - sum(t.size for t in job.plan.tasks if staging.recorded(t))
     if needed > job.disk_free:
         raise ResumableError(
             f"not enough disk for {shown(job.target)}: {needed:,} bytes needed, "

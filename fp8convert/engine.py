@@ -31,8 +31,7 @@ class Engine:
     """Runs tasks into a staging folder. One use each."""
 
     def __init__(self, catalogue: Catalogue, staging: Staging, settings: Settings) -> None:
-        plan = staging.plan
-        self.staging, self.settings = staging, settings.fitted(plan.needs)
+        self.staging, self.settings = staging, settings
         self.shards, self.sources = catalogue.shard_names, Sources(catalogue, settings.io)
         self.options: Options = staging.plan.options
         self.records: dict[str, Record] = {}

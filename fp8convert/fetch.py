@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .errors import Fp8ConvertError
 from .header import ALIGN as PAGE
 from .pieces import Source, joined
 from .schemes.weight import Weight
@@ -45,15 +46,22 @@ class Fetched:
         self.nbytes = sum(s.nbytes for s in wanted)
         self._bytes = np.frombuffer(buffer, np.uint8)
         self._places: dict[Source, int] = {}
+        self._room = len(buffer)
         extents = self._extents(wanted)
+        self._check(extents[-1].place + extents[-1].pages if extents else 0)
         for e in extents:
             with sources.borrowed(e.shard) as source:
                 source.read(buffer[e.place : e.place + e.pages], e.begin, e.end)
         end = extents[-1].place + extents[-1].pages if extents else 0
         for s in sorted(s for s in wanted if s.times > 1):
+            self._check(end + room_for(s))
             with sources.borrowed(s.shard) as source:
                 source.gather(buffer[end : end + s.nbytes], s.begin, s.times, s.stride)
             self._places[s], end = end, end + room_for(s)
+
+    def _check(self, end: int) -> None:
+        if end > self._room:
+            raise Fp8ConvertError(f"internal: {end:,} bytes for a buffer of {self._room:,}")
 
     def _extents(self, wanted: set[Source]) -> list[_Extent]:
         extents: list[_Extent] = []

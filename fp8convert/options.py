@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from .errors import UsageError, shown
@@ -74,6 +75,8 @@ class Quantize(Options):
             one_of("scale_dtype", self.scale_dtype, tuple(SCALE_DTYPES))
         if self.group is not None and self.group not in GROUPS:
             raise UsageError(f"group {shown(self.group)}, expected one of {GROUPS}")
+        if self.like is not None:
+            self._set("like", _path(self.like))
         for name in ("include", "exclude"):
             self._set(name, _patterns(name, getattr(self, name)))
         if self.block is not None:
@@ -91,6 +94,12 @@ def one_of(option: str, found: object, known: tuple[str, ...]) -> None:
     """UsageError if ``found`` is not one of the words an option may have."""
     if found not in known:
         raise UsageError(f"{option} {shown(found)}, expected one of {', '.join(known)}")
+
+
+def _path(found: object) -> str:
+    if isinstance(found, (str, os.PathLike)) and isinstance(path := os.fspath(found), str):
+        return path
+    raise UsageError(f"like {shown(found)}, expected the path of a checkpoint folder")
 
 
 def _patterns(option: str, found: object) -> tuple[str, ...]:

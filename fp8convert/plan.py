@@ -19,6 +19,7 @@ from .schemes.weight import Weight
 from .version import VERSION
 
 FORMAT = 1
+MOST_FILES = 4  # are written at a time
 
 
 class Item(NamedTuple):
@@ -111,11 +112,13 @@ class Task:
 
 
 class Needs(NamedTuple):
-    """What a plan asks of memory: ``tile`` bytes at least, ``scratch`` float32 elements a worker to
-    encode with, and ``items`` tensors to know of."""
+    """What a plan asks of memory: ``tile`` bytes at least; a worker's ``scratch`` of elements to
+    encode (two float32 each and a code), and ``grids`` bytes of numbers for each of their blocks;
+    and ``items`` tensors to know of."""
 
     tile: int = 0
     scratch: int = 0
+    grids: int = 0
     items: int = 0
 
 
@@ -150,8 +153,14 @@ class Plan:
     @property
     def bytes_in(self) -> int:
         """Bytes of tensors read."""
-        items = (i for t in self.tasks for i in t.items if not i.part)
-        return sum(p.end - p.begin for i in items for p in i.weight.parts)
+        parts = {p for t in self.tasks for i in t.items for p in i.weight.parts}
+        return sum(p.end - p.begin for p in parts)
+
+    @property
+    def disk_needed(self) -> int:
+        """Bytes on the disk while it runs: all files, and what waits beside those at work."""
+        spools = sorted(t.spool for t in self.tasks)
+        return self.bytes_out + sum(spools[-MOST_FILES:])
 
     @property
     def bytes_out(self) -> int:

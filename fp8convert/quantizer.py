@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 
 from . import schemes
 from .catalogue import Catalogue, open_catalogue
 from .choice import Choice, choose
 from .classes import experts_of, partners
-from .codetiles import least_tile
+from .codetiles import grid_bytes, least_tile
 from .configout import quantized_config
 from .declared import Config, mapping
-from .encoding.band import SCRATCH
-from .encoding.lossless import copies, decodable, encoding, named
+from .encoding.band import CHUNK
+from .encoding.lossless import Way, copied, decodable, encoding, way
 from .encoding.targets import Target, target
 from .errors import SchemeError, listed
 from .options import TARGETS, Quantize
@@ -23,16 +23,22 @@ from .planner import Placed, assembled, decoded, read, refuse, whole
 from .schemes.base import Scheme
 from .schemes.weight import Weight
 
+# transformers' GPT-2 and its kin keep these linears transposed, in a class of their own.
+CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
+
 
 def plan_quantize(catalogue: Catalogue, scheme: Scheme, options: Quantize) -> Plan:
     """Plan the encoding of the chosen weights; refuse here or not at all."""
     if not catalogue.config:
-        raise SchemeError("there is no config.json, in which the scheme would have to be declared")
+        raise SchemeError("config.json is missing or empty: the scheme is to be declared there")
     reading = read(catalogue, scheme, options)
     to = target(options, sibling=_has_siblings(reading.weights, catalogue.config))
     like = _coded_in(options.like) if options.like is not None else None
-    choice = choose(reading.weights, options.include, options.exclude, like, to.misfit)
-    warnings = (*choice.notes, *choice.warnings, *_unloadable(to, choice))
+    misfit = _misfit(to, catalogue.config)
+    choice = choose(reading.weights, options.include, options.exclude, like, misfit)
+    absent = (like or frozenset()) - {w.name for w in reading.weights}
+    warnings = (*choice.notes, *choice.warnings, *_unloadable(to, choice), *_absent(absent))
     refuse(warnings if options.strict else ())
     dtype = _dtype(catalogue.config)
     placer = _Placer(to, options, reading.weights, choice, _powers(catalogue))
@@ -63,6 +69,23 @@ def _unloadable(to: Target, choice: Choice) -> Iterator[str]:
         )
 
 
+def _absent(names: Collection[str]) -> Iterator[str]:
+    if names:
+        yield f"--like: of the weights coded there, {listed(sorted(names))} are not here"
+
+
+def _misfit(to: Target, config: Config) -> Callable[[Weight], str | None]:
+    """Why a weight cannot be what engines load as ``to``."""
+    if config.get("model_type") not in CONV1D_MODELS:
+        return to.misfit
+
+    def found(weight: Weight) -> str | None:
+        turned = weight.name.removesuffix(".weight").rpartition(".")[2] in CONV1D
+        return "a Conv1D of its model, stored [in, out]" if turned else to.misfit(weight)
+
+    return found
+
+
 class _Placer:
     """Turns a chosen weight into the tensors that are written for it."""
 
@@ -71,51 +94,62 @@ class _Placer:
         powers: bool,
     ) -> None:  # fmt: skip
         self.to, self.search, self.powers = to, options.scale_search == "mse", powers
-        self.plain = {w.name: decodable(w) for w in weights if w.name in choice.chosen}
+        self.chosen = {w.name: w for w in weights if w.name in choice.chosen}
+        self.ways: dict[str, tuple[Way, tuple[Weight, ...]]] = {}  # by the first who shares
         self.copied: list[str] = []
 
     def placed(self, weight: Weight) -> Placed:
         """Copied where the source has just these bytes, else encoded."""
-        shard = weight.parts[0].shard
-        found = copies(weight, self.to, self.powers)
-        if found is not None:
+        shard, (how, members) = weight.parts[0].shard, self._way(weight)
+        if how.copied:
             self.copied.append(weight.name)
-            return Placed(shard, tuple(whole(w, dtype) for w, dtype in named(weight, found)))
-        plain = self.plain[weight.name]
-        how = encoding(weight, self.to, self.search, self._members(weight))
-        parts = enumerate(how.parts)
-        return Placed(shard, tuple(Item(plain, p.dtype, 0, p.nbytes, how, k) for k, p in parts))
+            return Placed(shard, tuple(whole(w, dtype) for w, dtype in copied(weight, self.to)))
+        plain = decodable(weight)
+        found = encoding(weight, self.to, self.search, how, members)
+        parts = enumerate(found.parts)
+        return Placed(shard, tuple(Item(plain, p.dtype, 0, p.nbytes, found, k) for k, p in parts))
 
-    def _members(self, weight: Weight) -> tuple[Weight, ...]:
-        """The weights that share a scale of the whole tensor with ``weight``."""
-        if not self.to.one_scale:
-            return ()
+    def _way(self, weight: Weight) -> tuple[Way, tuple[Weight, ...]]:
+        """How, together with the weights that share a scale of the whole tensor with it."""
+        if not self.to.shares:
+            return way((weight,), self.to, self.powers), ()
         names = partners(weight.name) or (weight.name,)
-        return tuple(self.plain[n] for n in names if n in self.plain)
+        first = next(n for n in names if n in self.chosen)
+        if first not in self.ways:
+            members = [self.chosen[n] for n in names if n in self.chosen]
+            how = way(members, self.to, self.powers)
+            self.ways[first] = how, tuple(map(decodable, members))
+        return self.ways[first]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was found to be done already."""
         if not self.copied:
             return ()
-        copied, every = len(self.copied), len(self.plain)
+        copied, every = len(self.copied), len(self.chosen)
         count = f"all {copied:,}" if copied == every else f"{copied:,} of {every:,}"
         return (f"{count} weights are {self.to.scheme} in the source already: bytes copied",)
 
 
 def _needs(items: Sequence[Item]) -> Needs:
     """What they ask of memory; looked up once for equal weights."""
-    known: dict[tuple[object, ...], int] = {}
-    scratch = 0
+    needs = Needs(items=len(items))
+    known: set[tuple[object, ...]] = set()
     for item in items:
         if item.encoding is None or item.part:
             continue
-        shapes = tuple((p.dtype, p.shape) for p in item.weight.parts)
-        key = (item.weight.codec, shapes, item.encoding.encoder)
+        weights = (item.weight, *item.encoding.members)
+        facts = [(w.codec, [(p.dtype, p.shape, len(p.pieces)) for p in w.parts]) for w in weights]
+        key = (item.encoding.encoder, repr(facts))
         if key not in known:
-            known[key] = least_tile(item)
-        scratch = max(scratch, SCRATCH, item.weight.shape[1])
-    return Needs(max(known.values(), default=0), scratch, len(items))
+            known.add(key)
+            needs = Needs(
+                max(needs.tile, least_tile(item)),
+                max(needs.scratch, CHUNK, item.weight.shape[1]),
+                max(needs.grids, grid_bytes(item)),
+                needs.items,
+            )
+    return needs
 
 
 def _has_siblings(weights: Sequence[Weight], config: Config) -> bool:
@@ -144,6 +178,7 @@ def _coded_in(path: str) -> frozenset[str]:
     other = open_catalogue(path)
     scheme = schemes.detect(other.declared, other.tensors)
     found = scheme.read(other.tensors, other.shard_names)
+    refuse([f"--like {path}: {problem}" for problem in found.problems])
     coded = frozenset(w.name for w in found.weights if w.codec.coded)
     if not coded:
         raise SchemeError(f"--like {path}: no weight is coded there")

@@ -8,7 +8,7 @@ from typing import Any
 
 from .classes import group
 from .encoding.band import Errors, joined
-from .encoding.carried import Copied, Floats
+from .encoding.carried import CARRIED
 from .options import Quantize
 from .plan import Plan
 from .publish import Record
@@ -17,11 +17,11 @@ from .publish import Record
 def counts(plan: Plan) -> dict[str, int]:
     """Weights and tensors, by what was done to them."""
     items = [i for t in plan.tasks for i in t.items if not i.part]
-    coded = [i for i in items if i.weight.codec.coded and not isinstance(i.weight.codec, Floats)]
+    coded = [i for i in items if i.weight.codec.coded and not isinstance(i.weight.codec, CARRIED)]
     decoded = [i.weight for i in coded if not i.encoding]
     encoded = sum(i.encoding is not None for i in items)
     done = {"weights_encoded": encoded, "weights_copied": len(plan.copied)}
-    copies = sum(isinstance(i.weight.codec, Floats | Copied) for i in items if not i.encoding)
+    copies = sum(isinstance(i.weight.codec, CARRIED) for i in items if not i.encoding)
     return {
         **(done if isinstance(plan.options, Quantize) else {}),
         "weights_decoded": len(decoded),

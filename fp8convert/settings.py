@@ -10,14 +10,12 @@ from typing import NamedTuple
 from .errors import UsageError, shown
 from .fileio import MODES
 from .header import ALIGN as PAGE
-from .plan import NO_NEEDS, Needs
+from .plan import MOST_FILES, NO_NEEDS, Needs
 from .tile import READ_SLACK
 
 BASE_MEMORY = 224 << 20  # the interpreter with NumPy, numba and a plan of USUAL_ITEMS tensors
 USUAL_ITEMS, ITEM_MEMORY = 60_000, 1536
-SCRATCH_WIDTH = 9  # bytes an element: two float32, and a code
 DEFAULT_MEMORY = 512 << 20
-MOST_FILES = 4
 MIN_TILE, MAX_TILE = 256 << 10, 8 << 20
 
 
@@ -95,5 +93,5 @@ class Settings:
         return max(-(-self.needs.tile // PAGE) * PAGE, MIN_TILE)
 
     def _buffers(self, tile: int) -> int:
-        """Bytes of one worker: what it reads, what it writes, what it encodes."""
-        return 2 * tile + READ_SLACK + 2 * PAGE + SCRATCH_WIDTH * self.needs.scratch
+        """Bytes of one worker: what it reads, what it writes, what it encodes with."""
+        return 2 * tile + READ_SLACK + 2 * PAGE + 9 * self.needs.scratch + self.needs.grids

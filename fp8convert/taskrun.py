@@ -34,9 +34,13 @@ class TaskRun:
         self.task, self.shards, self.sources, self.staging = task, shards, sources, staging
         self.temporary = staging.temporary(staging.out, task.file)
         checksum = staging.plan.options.checksum == "sha256"
-        self.target = TargetFile(self.temporary, task.size, sources.io, checksum)
         exact = getattr(staging.plan.options, "require_exact", False)
         self.codes = CodeRun(task, staging.temporary(staging.out, f"{task.file}.spool"), exact)
+        try:
+            self.target = TargetFile(self.temporary, task.size, sources.io, checksum)
+        except BaseException:
+            self.codes.close()
+            raise
         self.read: set[int] = set()  # shards
         self.overflowed: dict[str, int] = {}
         self.left = task.size

@@ -413,12 +413,13 @@ PARTNERS = {
     "model.layers.0.mlp.experts.7.{}.weight": ["gate_proj up_proj", "w1 w3"],
     "model.layers.0.linear_attn.{}.weight": ["in_proj_qkv in_proj_z", "in_proj_b in_proj_a"],
     "{}.weight": ["gate_proj up_proj"],
+    "encoder.layer.0.attention.self.{}.weight": ["query key value"],  # vLLM's bert: qkv_proj
 }
 ALONE = [
     "model.layers.0.self_attn.o_proj.weight",
     "model.layers.0.mlp.down_proj.weight",
     "layers.0.feed_forward.w2.weight",
-    "encoder.layer.0.attention.self.query.weight",
+    "encoder.layer.0.attention.output.dense.weight",
     "model.layers.0.self_attn.q_proj.bias",
     "model.layers.0.self_attn.my_q_proj.weight",
     "q_proj",

@@ -53,7 +53,7 @@ def decode_matrix(element: Element, p: Coded, out: Array, target: str) -> Findin
 
     from .. import kernels
 
-    found = Findings(damage=_damage(element, p))
+    found = Findings(damage=damage_of(element, p))
     if target == "F16":
         _decode_f16(element, p, out)
     else:
@@ -89,7 +89,7 @@ def _decode_f16(element: Element, p: Coded, out: Array) -> None:
                 out[r : r + high, c : c + wide] = product
 
 
-def _damage(element: Element, p: Coded) -> str | None:
+def damage_of(element: Element, p: Coded) -> str | None:
     """Why no correct checkpoint has these codes and scales, or None."""
     import numpy as np
 
@@ -208,13 +208,22 @@ class Blocks(Codec):
         self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], out: Array, target: str
     ) -> Findings:
         """One product per element, rounded once."""
+        to = out.reshape(rect.r1 - rect.r0, rect.c1 - rect.c0)
+        return decode_matrix(self.element, self.piece(parts, rect, data), to, target)
+
+    def damage(self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes]) -> str | None:
+        """Why no correct checkpoint has this, as decoding would say; or None."""
+        return damage_of(self.element, self.piece(parts, rect, data))
+
+    def piece(self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes]) -> Coded:
+        """The codes of ``rect`` and what belongs to them."""
         shape = self.shape(parts)
         block, high = self.block_of(shape), shape[-2]
         height, width = rect.r1 - rect.r0, rect.c1 - rect.c0
         expert, r0 = divmod(rect.r0, high)
         scales, zeros = self.grids(parts, rect, data)
         down = -(-(r0 + height) // block[0]) - r0 // block[0]
-        piece = Coded(
+        return Coded(
             data[0].reshape(height, width // self.unit),
             scales.reshape(down, -1),
             None if zeros is None else zeros.reshape(down, -1),
@@ -224,7 +233,6 @@ class Blocks(Codec):
             column=rect.c0,
             expert=expert if len(shape) > 2 else None,
         )
-        return decode_matrix(self.element, piece, out.reshape(height, width), target)
 
 
 def group_mismatch(columns: int, group: int, unit: int) -> str | None:

@@ -94,11 +94,18 @@ class Fp4Block(Blocks):
     ) -> Findings:
         """As :class:`Blocks`; a global scale that is not sound is damage of its own."""
         found = super().decode(parts, rect, data, out, target)
-        if self.combine != "none":
-            whole = float(to_float32(data[2], "F32")[0])
-            if not 0 < whole < float("inf"):
-                found.damage = f"global scale {whole}, expected a finite number above 0"
+        found.damage = self._global_damage(data) or found.damage
         return found
+
+    def damage(self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes]) -> str | None:
+        """As :class:`Blocks`, and of the global scale."""
+        return self._global_damage(data) or super().damage(parts, rect, data)
+
+    def _global_damage(self, data: Sequence[Bytes]) -> str | None:
+        whole = 1.0 if self.combine == "none" else float(to_float32(data[2], "F32")[0])
+        if 0 < whole < float("inf"):
+            return None
+        return f"global scale {whole}, expected a finite number above 0"
 
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": "fp4-block", "group": 32, "global": ..., "signed_zero": ...}``."""

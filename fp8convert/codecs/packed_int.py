@@ -93,15 +93,9 @@ class PackedInt(Blocks):
         self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], out: Array, target: str
     ) -> Findings:
         """As :class:`Blocks`; where columns were reordered, with a scale for each of them."""
-        whole, groups = self._extra(parts, "shape"), self._extra(parts, "groups")
-        if whole:
-            kind = "int32" if whole.dtype == "I32" else "int64"
-            said = data[parts.index(whole)].view(kind).tolist()
-            if said != list(self.shape(parts)):
-                held = list(self.shape(parts))
-                return Findings(
-                    damage=f"its shape tensor says {said}, the packed codes hold {held}"
-                )
+        if wrong := self._shape_damage(parts, data):
+            return Findings(damage=wrong)
+        groups = self._extra(parts, "groups")
         if not groups:
             return super().decode(parts, rect, data, out, target)
         group_of = data[parts.index(groups)].view("int32")
@@ -115,6 +109,22 @@ class PackedInt(Blocks):
         )
         to = out.reshape(height, width)
         return by_column(self.element, piece, group_of[rect.c0 : rect.c1], to, target)
+
+    def damage(self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes]) -> str | None:
+        """As :class:`Blocks`, and of the shape that is stored."""
+        return self._shape_damage(parts, data) or super().damage(parts, rect, data)
+
+    def _shape_damage(self, parts: Sequence[Stored], data: Sequence[Bytes]) -> str | None:
+        whole = self._extra(parts, "shape")
+        if not whole:
+            return None
+        kind = "int32" if whole.dtype == "I32" else "int64"
+        said, held = data[parts.index(whole)].view(kind).tolist(), list(self.shape(parts))
+        return (
+            None
+            if said == held
+            else (f"its shape tensor says {said}, the packed codes hold {held}")
+        )
 
     def spans(self, parts: Sequence[Stored], rect: Rect) -> tuple[Span, ...]:
         """As :class:`Blocks`; a reordered row needs all of its scales."""

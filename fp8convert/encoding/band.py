@@ -1,6 +1,6 @@
 """Encoding a group of whole blocks: measure, choose scales, encode, and decode again to compare.
 
-Works on float32 chunks of at most SCRATCH elements, so that memory does not grow with the tensor:
+Works on float32 chunks of at most CHUNK elements, so that memory does not grow with the tensor:
 where the rows that share scales do not fit into one, each pass decodes them again.
 """
 
@@ -19,7 +19,8 @@ from .encoder import Encoder
 if TYPE_CHECKING:
     from ..codecs.base import Array, Bytes
 
-SCRATCH = 1 << 19  # elements, at least; a row is never split
+CHUNK = 1 << 19  # elements, at most, but one row at least
+GRIDS, TRIED = 48, 48  # bytes of arrays a block; more where scales are tried
 INFINITE = 0x7F800000  # float32 magnitude bits from here on are infinite or NaN
 
 

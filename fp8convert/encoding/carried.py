@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..codecs.base import Codec, Findings, Grid, Rect, Span, Stored
-from ..codecs.elements import ELEMENTS
+from ..codecs.blocks import Blocks
 from ..codecs.raw import Raw
 from ..codecs.scales import WIDTHS, to_float32
+from ..dtypes import DTYPES
 from ..header import numel
 
 if TYPE_CHECKING:
@@ -23,11 +24,9 @@ if TYPE_CHECKING:
 class Floats(Codec):
     """One part, its values exactly as float32; ``target`` is always F32.
 
-    ``scales``: "positive" or "any" if they are scales, so that one that is not finite, or has the
-    wrong sign, is damage; with ``powers`` one that is not a power of two as well.
+    ``powers``: one that is not a power of two is damage.
     """
 
-    scales: str = ""
     powers: bool = False
 
     name = "floats"
@@ -77,8 +76,11 @@ class Floats(Codec):
             out[:] = data[0].view("<f2" if dtype == "F16" else "<f4")
         else:
             out[:] = to_float32(data[0], dtype)
-        damage = scale_damage(out, self.scales, self.powers) if self.scales else None
-        return Findings(damage=damage)
+        odd = (out.view(np.uint32) & np.uint32(0x7FFFFF)) != 0 if self.powers else out[:0]
+        if not odd.any():
+            return Findings()
+        wanted = "a power of two, as the config says (scale_fmt)"
+        return Findings(damage=f"scale {out[odd][0]}, expected {wanted}")
 
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": "floats"}``."""
@@ -87,42 +89,94 @@ class Floats(Codec):
 
 @dataclass(frozen=True)
 class Copied(Raw):
-    """A part that is copied. ``code`` is the element of codes, ``scales`` the sign of scales
-    ("positive" or "any"), if they are such: what no correct checkpoint has is damage."""
-
-    code: str = ""
-    scales: str = ""
+    """A part that is copied."""
 
     name = "copied"
     rule = "bytes copied"
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"codec": "copied"}``."""
+        return {"codec": self.name}
+
+
+@dataclass(frozen=True)
+class CopiedShape(Raw):
+    """The shape that packed integers carry, which must be ``expected``; written as I64 [2]."""
+
+    expected: tuple[int, ...] = ()
+
+    name = "copied-shape"
+    rule = "integers kept"
+
+    def decode(
+        self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], out: Array, target: str
+    ) -> Findings:
+        """Widen, and look."""
+        out[:] = data[0].view("<i4" if parts[0].dtype == "I32" else "<i8")
+        held = list(self.expected[rect.r0 : rect.r1])
+        return Findings(damage=None if out.tolist() == held else f"{out.tolist()}, expected {held}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"codec": "copied-shape", "expected": [o, i]}``."""
+        return {"codec": self.name, "expected": list(self.expected)}
+
+
+@dataclass(frozen=True)
+class CopiedCodes(Codec):
+    """Codes that are copied: the first part of a weight of ``codec``, under ``stored``'s shape.
+
+    All parts are read, and what would be damage in decoding is damage here. Seen as bytes.
+    """
+
+    codec: Blocks
+    stored: tuple[int, ...]
+
+    name = "copied-codes"
+    rule = "codes copied; damage as in decoding"
+    coded = False
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Those of the codec."""
+        return self.codec.roles
+
+    def check(self, parts: Sequence[Stored]) -> str | None:
+        """As the codec."""
+        return self.codec.check(parts)
+
+    def shape(self, parts: Sequence[Stored]) -> tuple[int, ...]:
+        """Of the codes as they are written."""
+        return self.stored
+
+    def out_dtype(self, parts: Sequence[Stored], target: str) -> str:
+        """That of the codes."""
+        return parts[0].dtype
+
+    def grid(self, parts: Sequence[Stored]) -> Grid:
+        """The codec's, in bytes; cut at whole elements."""
+        found, unit = self.codec.grid(parts), self.codec.unit
+        width = max(DTYPES[parts[0].dtype].bits // 8, 1)
+        step = max(found.column_step // unit, 1)
+        return found._replace(columns=found.columns // unit, column_step=step, unit=width)
+
+    def spans(self, parts: Sequence[Stored], rect: Rect) -> tuple[Span, ...]:
+        """As the codec."""
+        return self.codec.spans(parts, self._wide(rect))
 
     def decode(
         self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], out: Array, target: str
     ) -> Findings:
         """Copy, and look."""
-        from .. import kernels
+        out.view("uint8")[:] = data[0]
+        return Findings(damage=self.codec.damage(parts, self._wide(rect), data))
 
-        super().decode(parts, rect, data, out, target)
-        if self.code and kernels.load().has_odd_code(ELEMENTS[self.code], data[0]):
-            return Findings(damage=f"a NaN code among its bytes {rect.r0:,} to {rect.r1 - 1:,}")
-        if not self.scales:
-            return Findings()
-        return Findings(damage=scale_damage(to_float32(data[0], parts[0].dtype), self.scales))
+    def _wide(self, rect: Rect) -> Rect:
+        unit = self.codec.unit
+        return rect._replace(c0=rect.c0 * unit, c1=rect.c1 * unit)
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"codec": "copied", "element": ..., "scales": ...}``."""
-        return {"codec": self.name, "element": self.code, "scales": self.scales}
+        """``{"codec": "copied-codes", "of": {...}}``."""
+        return {"codec": self.name, "of": self.codec.to_dict()}
 
 
-def scale_damage(scales: Array, sign: str, powers: bool = False) -> str | None:
-    """Why no correct checkpoint has these float32 ``scales``, or None. Over zeros they may be 0."""
-    import numpy as np
-
-    fine, wanted = np.isfinite(scales), "a finite number"
-    if sign == "positive":
-        fine &= scales >= 0
-        wanted = "a finite number above 0"
-    if powers:
-        fine &= (scales.view(np.uint32) & np.uint32(0x7FFFFF)) == 0
-        wanted = "a power of two, as the config says (scale_fmt)"
-    return None if fine.all() else f"scale {scales[~fine][0]}, expected {wanted}"
+CARRIED = (Floats, Copied, CopiedShape, CopiedCodes)

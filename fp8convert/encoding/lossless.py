@@ -5,11 +5,11 @@ Whether the result is exact is not taken from here: it is measured, by decoding 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..codecs.base import Codec, Stored
+from ..codecs.base import Codec
 from ..codecs.blocks import Blocks
 from ..codecs.fp4_block import Fp4Block
 from ..codecs.fp8_block import Int8Block
@@ -17,8 +17,8 @@ from ..codecs.packed_int import PackedInt
 from ..codecs.raw import Raw
 from ..codecs.scales import E8M0, PLAIN
 from ..schemes.weight import Weight
-from .carried import Copied, Floats
-from .encoder import Encoding, Part
+from .carried import Copied, CopiedCodes, CopiedShape, Floats
+from .encoder import Encoding
 from .targets import Target, precision
 
 # The elements whose values, all of them, are values of the other.
@@ -30,37 +30,71 @@ WITHIN = {
 }
 
 
-class Copy(NamedTuple):
-    """A stored tensor under the name, dtype and shape of a part; ``codec`` copies or widens it."""
+class Way(NamedTuple):
+    """How weights that share a scale become coded: all of them in the same way.
 
-    part: Part
-    stored: Stored
-    codec: Codec
+    ``copied``: their bytes are; else by an :class:`Encoder` with these fields, where ``precision``
+    is the dtype that their scales are rounded to.
+    """
+
+    copied: bool
+    inherit: bool = False
+    whole: str = ""
+    precision: str = "BF16"
 
 
-def copies(weight: Weight, to: Target, powers: bool) -> tuple[Copy, ...] | None:
-    """How ``weight`` becomes ``to`` without being decoded: same codec, same grid; None if not.
+def way(weights: Sequence[Weight], to: Target, powers: bool) -> Way:
+    """The way of ``weights``, which share a scale if ``to`` has such.
 
     ``powers``: the source declares its scales to be powers of two, which is checked when they are
     read.
     """
-    codec = weight.codec
-    if not _same(codec, to):
-        return None
+    if all(_is_copy(w, to, powers) for w in weights):
+        return Way(copied=True)
+    inherit = all(_inherits(w, to) for w in weights)
+    whole = ""
+    if to.shares:
+        by_powers = all(_by_powers(w, to) for w in weights)
+        whole = "source" if inherit else "power" if by_powers else "amax"
+    dtypes = {precision(w) for w in weights}
+    return Way(False, inherit, whole, dtypes.pop() if len(dtypes) == 1 else "F32")
+
+
+def encoding(
+    weight: Weight, to: Target, search: bool, how: Way, members: tuple[Weight, ...]
+) -> Encoding:
+    """How ``weight`` is encoded; ``members`` share its one scale, if the scheme has one."""
     parts = to.parts(weight)
+    search = search and not how.inherit
+    encoder = to.encoder(how.precision, parts[1].dtype, search, how.inherit, how.whole)
+    return Encoding(encoder, parts, members if how.whole in ("amax", "power") else ())
+
+
+def copied(weight: Weight, to: Target) -> Iterator[tuple[Weight, str]]:
+    """What is written where bytes are copied: tensors as weights of their own, and their dtypes."""
+    codes, scales, *rest = to.parts(weight)
+    codec = weight.codec
     assert isinstance(codec, Blocks)
-    scales, wanted = weight.parts[1].dtype, parts[1].dtype
+    yield Weight(codes.name, CopiedCodes(codec, codes.shape), weight.parts), codes.dtype
+    source = weight.parts[1]._replace(shape=scales.shape)  # [o] is [o, 1]
+    powers = to.scheme == "fp8-block-ue8m0" and source.dtype not in E8M0
+    how: Codec = Floats(powers) if scales.dtype == "F32" else Copied()
+    yield Weight(scales.name, how, (source,)), scales.dtype
+    for part, source in zip(rest, weight.parts[2:], strict=True):
+        shape = isinstance(codec, PackedInt)  # else a global scale
+        how = CopiedShape(expected=weight.shape) if shape else Copied()
+        yield Weight(part.name, how, (source._replace(shape=part.shape),)), part.dtype
+
+
+def _is_copy(weight: Weight, to: Target, powers: bool) -> bool:
+    """Whether ``weight`` has the codec and grid of ``to``, and scales that its dtype holds."""
+    if not _same(weight.codec, to):
+        return False
+    scales, wanted = weight.parts[1].dtype, to.parts(weight)[1].dtype
     if to.scheme == "fp8-block-ue8m0" and scales not in E8M0 and not powers:
-        return None
-    bits = {scales, wanted} <= set(E8M0) or scales == wanted
-    if not bits and not (wanted == "F32" and scales in (*PLAIN, *E8M0)):
-        return None
-    sign = "positive" if codec.element.is_float else "any"
-    same = Copied(scales=sign)
-    widened = Floats(sign, powers=to.scheme == "fp8-block-ue8m0" and scales not in E8M0)
-    rest = same if to.scheme == "nvfp4" else Copied()  # its global scale, or a shape
-    how = (Copied(codec.element.name), widened if wanted == "F32" else same, rest)
-    return tuple(map(Copy, parts, weight.parts, how))
+        return False
+    same = {scales, wanted} <= set(E8M0) or scales == wanted
+    return same or (wanted == "F32" and scales in (*PLAIN, *E8M0))
 
 
 def _same(source: Codec, to: Target) -> bool:
@@ -70,22 +104,8 @@ def _same(source: Codec, to: Target) -> bool:
     return source == wanted
 
 
-def encoding(weight: Weight, to: Target, search: bool, members: tuple[Weight, ...]) -> Encoding:
-    """How ``weight`` is encoded; ``members`` share its one scale, if the scheme has one."""
-    parts = to.parts(weight)
-    stored, whole = parts[1].dtype, ""
-    inherit = inherits(weight, to, stored)
-    if to.one_scale:
-        whole = "source" if inherit else "power" if _by_powers(weight, to) else "amax"
-    encoder = to.encoder(precision(weight), stored, search and not inherit, inherit, whole)
-    return Encoding(encoder, parts, () if whole == "source" or not whole else members)
-
-
-def inherits(weight: Weight, to: Target, kept: str) -> bool:
-    """Whether the source's own scales, each around whole blocks of the target, will do.
-
-    ``kept`` is the dtype that the target keeps scales in.
-    """
+def _inherits(weight: Weight, to: Target) -> bool:
+    """Whether the source's own scales, each around whole blocks of the target, will do."""
     source, wanted = weight.codec, to.codec
     if not isinstance(source, Blocks) or _zeros(source) or to.scheme == "fp8-tensor":
         return False  # a tensor's one scale is its partners' as well
@@ -96,7 +116,7 @@ def inherits(weight: Weight, to: Target, kept: str) -> bool:
     )
     if not all(s % b == 0 or s >= n for s, b, n in around):
         return False
-    scales = weight.parts[1].dtype
+    scales, kept = weight.parts[1].dtype, to.parts(weight)[1].dtype
     if to.scheme == "nvfp4":
         return isinstance(source, Fp4Block) and source.combine != "none"
     if to.scheme == "fp8-block-ue8m0" or kept in E8M0:
@@ -123,15 +143,3 @@ def _by_powers(weight: Weight, to: Target) -> bool:
 def decodable(weight: Weight) -> Weight:
     """``weight`` with a codec that decodes it to float32, also if it is stored plainly."""
     return weight._replace(codec=Floats()) if isinstance(weight.codec, Raw) else weight
-
-
-def named(weight: Weight, found: tuple[Copy, ...]) -> Iterator[tuple[Weight, str]]:
-    """The copied tensors as weights of their own, and their dtypes."""
-    for copy in found:
-        stored = copy.stored._replace(shape=copy.part.shape) if _flat(copy) else copy.stored
-        yield Weight(copy.part.name, copy.codec, (stored,)), copy.part.dtype
-
-
-def _flat(copy: Copy) -> bool:
-    """Whether the part has the stored elements in the same order, under another shape."""
-    return copy.stored.shape != copy.part.shape

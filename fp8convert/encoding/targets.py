@@ -7,10 +7,10 @@ compressed-tensors. docs/quantize.md says which engine takes which.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..codecs.blocks import Blocks
 from ..codecs.fp4_block import Fp4Block
@@ -27,7 +27,53 @@ from .rules import Amax, Local, MxPower, PowerUp, Rule
 FP8, INT8, INT4 = 448.0, 127.5, 7.5  # divisors of amax: the largest code, or half a step beyond
 OCTAVE = tuple(1 + k / 16 for k in range(1, 16))  # a float's errors repeat from there on
 CLIPS = tuple(1 - k / 40 for k in range(1, 15))
-MX, NV = 32, 16
+OWN = ""  # a dtype: the weight's own
+
+
+class Form(NamedTuple):
+    """How a scheme is kept: a codec of what the options say, and the rule for a weight's dtype.
+
+    ``codes``, ``scales`` and ``rest`` are suffix and dtype of tensors (``rest`` also the shape),
+    ``per`` how many codes lie in an element.
+    """
+
+    codec: Callable[[Target], Blocks]
+    rule: Callable[[str], Rule]
+    codes: tuple[str, str] = ("", "F8_E4M3")
+    per: int = 1
+    scales: tuple[str, str] = ("_scale", "F32")
+    rest: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
+
+
+FORMS = {
+    "fp8-block": Form(lambda t: Fp8Block(t.block), lambda d: Amax(FP8, "F32", "F32", OCTAVE)),
+    "fp8-block-ue8m0": Form(lambda t: Fp8Block(t.block), lambda d: PowerUp(FP8)),
+    "fp8-channel": Form(lambda t: Fp8Block((1, None)), lambda d: Amax(FP8, d, "F32", OCTAVE)),
+    "fp8-tensor": Form(lambda t: Fp8Block((None, None)), lambda d: Amax(FP8, d, "F32", OCTAVE)),
+    "int8-channel": Form(
+        lambda t: Int8Block((1, None)), lambda d: Amax(INT8, d, "F32", CLIPS), ("", "I8")
+    ),
+    "int4-group": Form(
+        lambda t: PackedInt(4, t.group, ("shape",)),
+        lambda d: Amax(INT4, d, d, CLIPS),
+        ("_packed", "I32"),
+        8,
+        ("_scale", OWN),
+        (("_shape", "I64", (2,)),),
+    ),
+    "nvfp4": Form(
+        lambda t: Fp4Block(16, "divide"),
+        Local,
+        ("_packed", "U8"),
+        2,
+        ("_scale", "F8_E4M3"),
+        (("_global_scale", "F32", (1,)),),
+    ),
+    "mxfp4": Form(
+        lambda t: Fp4Block(32), lambda d: MxPower(6.0, 2), ("_packed", "U8"), 2, ("_scale", "U8")
+    ),
+    "mxfp8": Form(lambda t: Fp8Block((1, 32)), lambda d: MxPower(FP8, 8), scales=("_scale", "U8")),
+}
 
 
 @dataclass(frozen=True)
@@ -46,48 +92,22 @@ class Target:
         return self.scheme in BLOCKS
 
     @property
-    def one_scale(self) -> bool:
-        """Whether partners share a scale of the whole tensor."""
+    def shares(self) -> bool:
+        """Whether a tensor has a scale of its own, which partners share."""
         return self.scheme in ("fp8-tensor", "nvfp4")
 
     @cached_property
     def codec(self) -> Blocks:
         """What decodes it."""
-        name = self.scheme
-        if self.native:
-            return Fp8Block(self.block)
-        if name == "int4-group":
-            return PackedInt(4, self.group, ("shape",))
-        return {
-            "fp8-channel": Fp8Block((1, None)),
-            "fp8-tensor": Fp8Block((None, None)),
-            "int8-channel": Int8Block((1, None)),
-            "nvfp4": Fp4Block(NV, "divide"),
-            "mxfp4": Fp4Block(MX),
-            "mxfp8": Fp8Block((1, MX)),
-        }[name]
+        return FORMS[self.scheme].codec(self)
 
     @functools.cache  # noqa: B019 - few targets, and a weight's encoder is one of few objects
     def encoder(
         self, precision: str, stored: str, search: bool, inherit: bool, whole: str
     ) -> Encoder:
         """For a weight of dtype ``precision``; see :class:`Encoder` for the rest."""
-        return Encoder(self.codec, self._rule(precision), stored, search, inherit, whole)
-
-    def _rule(self, precision: str) -> Rule:
-        name = self.scheme
-        if name == "int4-group":
-            return Amax(INT4, precision, precision, CLIPS)
-        return {
-            "fp8-block": Amax(FP8, "F32", "F32", OCTAVE),
-            "fp8-block-ue8m0": PowerUp(FP8),
-            "fp8-channel": Amax(FP8, precision, "F32", OCTAVE),
-            "fp8-tensor": Amax(FP8, precision, "F32", OCTAVE),
-            "int8-channel": Amax(INT8, precision, "F32", CLIPS),
-            "nvfp4": Local(precision),
-            "mxfp4": MxPower(6.0, 2),
-            "mxfp8": MxPower(FP8, 8),
-        }[name]
+        rule = FORMS[self.scheme].rule(precision)
+        return Encoder(self.codec, rule, stored, search, inherit, whole)
 
     def misfit(self, weight: Weight) -> str | None:
         """Why the codec cannot hold ``weight``, or None."""
@@ -96,38 +116,34 @@ class Target:
             return f"it has {len(shape)} axes, and the scheme takes matrices"
         if not numel(shape):
             return "it is empty"
-        group = {"int4-group": self.group, "nvfp4": NV, "mxfp4": MX, "mxfp8": MX}.get(self.scheme)
+        group = self.whole_groups
         if group and shape[1] % group:
             return f"its {shape[1]} columns do not divide into groups of {group}"
         return None
 
+    @cached_property
+    def whole_groups(self) -> int | None:
+        """Columns of the groups that rows must divide into; None if any row will do."""
+        codec = self.codec
+        if isinstance(codec, Fp4Block | PackedInt):
+            return codec.group
+        return codec.block[1] if isinstance(codec, Fp8Block) and not self.native else None
+
     def parts(self, weight: Weight) -> tuple[Part, ...]:
         """The tensors of ``weight``, codes first."""
-        name, (o, i) = weight.name, weight.shape
+        form, (o, i) = FORMS[self.scheme], weight.shape
+        block = self.codec.block_of((o, i))
+        grid = (1,) if self.scheme == "fp8-tensor" else grid_shape((o, i), block)
+        dtype = form.scales[1] or precision(weight)
+        scale = f"{weight.name}{form.scales[0]}"
         if self.native:
-            inverse = f"{name.rpartition('.')[0]}.scale" if self.sibling else f"{name}_scale_inv"
-            grid = grid_shape((o, i), self.block)
-            return Part(name, "F8_E4M3", (o, i)), Part(inverse, self.scale_dtype, grid)
-        scale, packed = f"{name}_scale", f"{name}_packed"
-        if self.scheme == "int4-group":
-            return (
-                Part(packed, "I32", (o, i // 8)),
-                Part(scale, precision(weight), (o, i // self.group)),
-                Part(f"{name}_shape", "I64", (2,)),
-            )
-        if self.scheme == "nvfp4":
-            return (
-                Part(packed, "U8", (o, i // 2)),
-                Part(scale, "F8_E4M3", (o, i // NV)),
-                Part(f"{name}_global_scale", "F32", (1,)),
-            )
-        if self.scheme == "mxfp4":
-            return Part(packed, "U8", (o, i // 2)), Part(scale, "U8", (o, i // MX))
-        codes = "I8" if self.scheme == "int8-channel" else "F8_E4M3"
-        if self.scheme == "mxfp8":
-            return Part(name, codes, (o, i)), Part(scale, "U8", (o, i // MX))
-        count = (1,) if self.scheme == "fp8-tensor" else (o, 1)
-        return Part(name, codes, (o, i)), Part(scale, "F32", count)
+            module, dtype = weight.name.rpartition(".")[0], self.scale_dtype
+            scale = f"{module}.scale" if self.sibling else f"{weight.name}_scale_inv"
+        return (
+            Part(f"{weight.name}{form.codes[0]}", form.codes[1], (o, i // form.per)),
+            Part(scale, dtype, grid),
+            *(Part(f"{weight.name}{suffix}", kind, shape) for suffix, kind, shape in form.rest),
+        )
 
     def config(self, ignored: Sequence[str]) -> dict[str, Any]:
         """The ``quantization_config``; ``ignored`` are modules that are not encoded."""
