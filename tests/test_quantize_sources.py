@@ -17,7 +17,7 @@ from fp8convert.errors import DataError, SchemeError, UsageError
 from .checkpoints import FP8_CONFIG, codes, scales
 from .test_ranks import cut, write
 
-Q, K, V, O = (f"model.layers.0.self_attn.{leaf}_proj.weight" for leaf in "qkvo")
+Q, K, V, OUT = (f"model.layers.0.self_attn.{leaf}_proj.weight" for leaf in "qkvo")
 LLAMA: dict[str, Any] = {"model_type": "llama", "torch_dtype": "bfloat16"}
 MX4: dict[str, Any] = {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32}
 NV4: dict[str, Any] = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
@@ -101,19 +101,19 @@ def test_fused_weights_that_are_all_copied_keep_their_own(tmp_path: Path) -> Non
 
 def packed_int4(shape: list[int], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     words = torch.arange(64 * 8, dtype=torch.int32).reshape(64, 8) * 12345
-    return {f"{O}_packed": words, f"{O}_scale": torch.full((64, 2), 0.5, dtype=torch.bfloat16),
-            f"{O}_shape": torch.tensor(shape, dtype=dtype)}  # fmt: skip
+    return {f"{OUT}_packed": words, f"{OUT}_scale": torch.full((64, 2), 0.5, dtype=torch.bfloat16),
+            f"{OUT}_shape": torch.tensor(shape, dtype=dtype)}  # fmt: skip
 
 
 def fp8(scale: float) -> dict[str, torch.Tensor]:
-    return {O: codes(64, 64), f"{O}_scale_inv": torch.full((1, 1), scale)}
+    return {OUT: codes(64, 64), f"{OUT}_scale_inv": torch.full((1, 1), scale)}
 
 
 DAMAGED = {
-    "zero global": ("nvfp4", nvfp4(O, 0.0), compressed("nvfp4-pack-quantized", NV4),
+    "zero global": ("nvfp4", nvfp4(OUT, 0.0), compressed("nvfp4-pack-quantized", NV4),
                     "global scale 0"),
-    "zero local": ("nvfp4", {**nvfp4(O, 1.0),
-                             f"{O}_scale": torch.zeros(64, 4).to(torch.float8_e4m3fn)},
+    "zero local": ("nvfp4", {**nvfp4(OUT, 1.0),
+                             f"{OUT}_scale": torch.zeros(64, 4).to(torch.float8_e4m3fn)},
                    compressed("nvfp4-pack-quantized", NV4), "scale 0"),
     "zero scale": ("fp8-block", fp8(0.0), FP8_CONFIG, "scale 0"),
     "NaN scale": ("fp8-block", fp8(float("nan")), FP8_CONFIG, "scale nan"),
@@ -121,7 +121,7 @@ DAMAGED = {
     "negative scale": ("fp8-block", fp8(-1.0), FP8_CONFIG, "scale -1"),
     "false shape": ("int4-group", packed_int4([64, 128], torch.int64),
                     compressed("pack-quantized", INT4), "64, 128"),
-    "NaN exponent": ("mxfp4", {**mxfp4(O), f"{O}_scale": torch.full((64, 2), 255).byte()},
+    "NaN exponent": ("mxfp4", {**mxfp4(OUT), f"{OUT}_scale": torch.full((64, 2), 255).byte()},
                      compressed("mxfp4-pack-quantized", MX4), "scale nan"),
 }  # fmt: skip
 
@@ -150,10 +150,10 @@ def test_the_stored_shape_of_packed_integers(dtype: torch.dtype, tmp_path: Path)
     source = one(tmp_path / "source", tensors, compressed("pack-quantized", INT4))
     quantize(source, tmp_path / "out", "int4-group", group=32, require_exact=True)
     found = load_file(tmp_path / "out" / "model.safetensors")
-    assert found[f"{O}_shape"].dtype == torch.int64
-    assert found[f"{O}_shape"].tolist() == [64, 64]
-    assert torch.equal(found[f"{O}_packed"], tensors[f"{O}_packed"])
-    assert torch.equal(found[f"{O}_scale"], tensors[f"{O}_scale"])
+    assert found[f"{OUT}_shape"].dtype == torch.int64
+    assert found[f"{OUT}_shape"].tolist() == [64, 64]
+    assert torch.equal(found[f"{OUT}_packed"], tensors[f"{OUT}_packed"])
+    assert torch.equal(found[f"{OUT}_scale"], tensors[f"{OUT}_scale"])
 
 
 # --- reads that are larger than what is written ----------------------------------------------
@@ -189,7 +189,7 @@ def test_copies_on_many_ranks_are_read_within_the_buffer(scheme: str, tmp_path: 
 
 @pytest.mark.parametrize("scheme", ["fp8-tensor", "int4-group", "nvfp4", "mxfp4", "fp8-block"])
 def test_the_least_memory_that_is_taken_is_enough(scheme: str, tmp_path: Path) -> None:
-    source = one(tmp_path / "source", {O: gaussian(1100, 1024)}, LLAMA)
+    source = one(tmp_path / "source", {OUT: gaussian(1100, 1024)}, LLAMA)
     with pytest.raises(UsageError, match="expected at least") as refused:
         quantize(source, tmp_path / "out", scheme, workers=1, memory=226 * MIB)
     assert not list(tmp_path.glob(".out*")), "refused before anything was made"
@@ -215,16 +215,16 @@ def test_linears_that_a_model_keeps_turned_are_not_encoded(tmp_path: Path) -> No
 
 def test_like_reads_what_is_coded_in_another(tmp_path: Path) -> None:
     other = one(tmp_path / "other", {**fp8(0.5), K: gaussian(64, 64)}, FP8_CONFIG)
-    source = one(tmp_path / "source", {O: gaussian(64, 64), K: gaussian(64, 64, 1)}, LLAMA)
+    source = one(tmp_path / "source", {OUT: gaussian(64, 64), K: gaussian(64, 64, 1)}, LLAMA)
     manifest = quantize(source, tmp_path / "out", "fp8-block", like=other)
-    assert list(manifest.data["quantized"]) == [O]
+    assert list(manifest.data["quantized"]) == [OUT]
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert K.removesuffix(".weight") in config["quantization_config"]["modules_to_not_convert"]
 
 
 def test_like_a_broken_checkpoint(tmp_path: Path) -> None:
     other = one(tmp_path / "other", {**fp8(0.5), K: codes(64, 64)}, FP8_CONFIG)
-    source = one(tmp_path / "source", {O: gaussian(64, 64), K: gaussian(64, 64, 1)}, LLAMA)
+    source = one(tmp_path / "source", {OUT: gaussian(64, 64), K: gaussian(64, 64, 1)}, LLAMA)
     with pytest.raises(SchemeError, match=r"--like .*k_proj"):
         quantize(source, tmp_path / "out", "fp8-block", like=other)
 
@@ -232,7 +232,7 @@ def test_like_a_broken_checkpoint(tmp_path: Path) -> None:
 def test_like_a_checkpoint_of_more(tmp_path: Path) -> None:
     more = {Q: codes(64, 64), f"{Q}_scale_inv": torch.ones(1, 1)}
     other = one(tmp_path / "other", {**fp8(0.5), **more}, FP8_CONFIG)
-    source = one(tmp_path / "source", {O: gaussian(64, 64)}, LLAMA)
+    source = one(tmp_path / "source", {OUT: gaussian(64, 64)}, LLAMA)
     manifest = quantize(source, tmp_path / "out", "fp8-block", like=other)
     assert any("q_proj" in line and "not here" in line for line in manifest.data["warnings"])
     with pytest.raises(Fp8ConvertError, match="not here"):
@@ -240,6 +240,6 @@ def test_like_a_checkpoint_of_more(tmp_path: Path) -> None:
 
 
 def test_a_source_without_a_config(tmp_path: Path) -> None:
-    source = one(tmp_path / "source", {O: gaussian(64, 64)}, {})
+    source = one(tmp_path / "source", {OUT: gaussian(64, 64)}, {})
     with pytest.raises(SchemeError, match=r"config\.json is missing or empty"):
         quantize(source, tmp_path / "out", "fp8-block")
