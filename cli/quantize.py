@@ -88,7 +88,7 @@ def _check_report(report: Path, target: Path) -> None:
     folder = report.absolute().parent
     if not report.name or report.is_dir() or not folder.is_dir():
         raise click.UsageError(f"--report: {report} is not a file in a folder that is there")
-    if folder.resolve().is_relative_to(target.resolve()):
+    if report.resolve().is_relative_to(target.resolve()):
         raise click.UsageError("--report: not inside DST, which holds the checkpoint alone")
 
 

@@ -92,7 +92,7 @@ def spooled(item: Item, cut: Cut) -> Iterator[Tile]:
     """Tiles of a part that is taken from the spool."""
     done = 0
     while done < item.nbytes:
-        if cut.tile.nbytes == cut.limit:
+        if cut.tile.nbytes >= cut.limit:
             yield cut.full()
         nbytes = min(cut.limit - cut.tile.nbytes, item.nbytes - done)
         cut.tile.spooled.append(Spooled(item.begin + done, nbytes))

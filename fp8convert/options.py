@@ -73,7 +73,7 @@ class Quantize(Options):
         self._only("scale_dtype", ("fp8-block-ue8m0",))
         if self.scale_dtype is not None:
             one_of("scale_dtype", self.scale_dtype, tuple(SCALE_DTYPES))
-        if self.group is not None and self.group not in GROUPS:
+        if self.group is not None and (type(self.group) is not int or self.group not in GROUPS):
             raise UsageError(f"group {shown(self.group)}, expected one of {GROUPS}")
         if self.like is not None:
             self._set("like", _path(self.like))

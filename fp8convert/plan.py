@@ -178,7 +178,7 @@ class Plan:
             "plan_format": FORMAT,
             "fp8convert": VERSION,
             "command": self.command,
-            "options": asdict(self.options),
+            "options": json.loads(json.dumps(asdict(self.options))),  # tuples are lists
             "scheme": self.scheme,
             "source": {
                 name: {"size": size, "header_sha256": sha} for name, size, sha in self.source

@@ -150,6 +150,7 @@ def _task(file: str, items: list[Item]) -> Task:
     """Wide elements first, as the safetensors library does, so that every tensor is aligned.
 
     What comes of encoding, scales, lies behind all codes: files are written and hashed in order.
+    (If the codes have an odd number of bytes, those are not; readers do not mind.)
     """
     items.sort(key=lambda i: (i.part > 0, -DTYPES[i.dtype].bits))  # stable: else stored order
     head = header.build(((i.name, i.dtype, i.shape) for i in items), METADATA)

@@ -51,6 +51,7 @@ class Record(NamedTuple):
         counts, errors = record.overflowed, record.errors
         whole = isinstance(counts, dict) and all(type(n) is int for n in counts.values())
         whole = whole and isinstance(errors, dict) and all(map(_is_error, errors.values()))
+        whole = whole and errors.keys() >= {i.weight.name for i in task.items if i.encoding}
         same = (record.file, record.size) == (task.file, task.size)
         return record if whole and same else None
 

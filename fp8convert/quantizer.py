@@ -126,9 +126,8 @@ class _Placer:
         """What was found to be done already."""
         if not self.copied:
             return ()
-        copied, every = len(self.copied), len(self.chosen)
-        count = f"all {copied:,}" if copied == every else f"{copied:,} of {every:,}"
-        return (f"{count} weights are {self.to.scheme} in the source already: bytes copied",)
+        count = f"{len(self.copied):,} of {len(self.chosen):,} weights"
+        return (f"already {self.to.scheme} in the source, bytes copied: {count}",)
 
 
 def _needs(items: Sequence[Item]) -> Needs:

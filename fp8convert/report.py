@@ -54,12 +54,12 @@ def said(e: Errors) -> dict[str, Any]:
     """Error in words: ``max_abs`` absolute, ``relative_rms`` of the weight's own, ``snr_db``."""
     if not e.top:
         return {"exact": True}
-    ratio = e.squares / e.power if e.power else math.inf
+    ratio = e.squares / e.power if e.squares and e.power else None  # None: beyond float64
     return {
         "exact": False,
         "max_abs": _short(e.top),
-        "relative_rms": _short(math.sqrt(ratio)),
-        "snr_db": round(-10 * math.log10(ratio), 2) if 0 < ratio < math.inf else None,
+        "relative_rms": _short(math.sqrt(ratio)) if ratio else None,
+        "snr_db": round(-10 * math.log10(ratio), 2) if ratio else None,
     }
 
 

@@ -76,8 +76,8 @@ class Floats(Codec):
             out[:] = data[0].view("<f2" if dtype == "F16" else "<f4")
         else:
             out[:] = to_float32(data[0], dtype)
-        odd = (out.view(np.uint32) & np.uint32(0x7FFFFF)) != 0 if self.powers else out[:0]
-        if not odd.any():
+        odd = (np.frexp(out)[0] != 0.5) & (out != 0)  # 0 over codes that are all zero
+        if not self.powers or not odd.any():
             return Findings()
         wanted = "a power of two, as the config says (scale_fmt)"
         return Findings(damage=f"scale {out[odd][0]}, expected {wanted}")
