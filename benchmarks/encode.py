@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fp8convert import kernels
 from fp8convert.codecs.base import Rect, Stored
 from fp8convert.codecs.raw import Raw
+from fp8convert.codecs.scales import to_float32
 from fp8convert.encoding.band import CHUNK, Bench, Group, Loaded
 from fp8convert.encoding.lossless import decodable, encoding, way
 from fp8convert.encoding.targets import Target
@@ -86,8 +87,10 @@ class Ours:
             tried = encoder.tensor_scales(self._group().top())
             squares = [self._group().squares(s) for s in tried] if len(tried) > 1 else [0.0]
             whole = tried[squares.index(min(squares))]
-        found = self._group().encode(whole, self.out.reshape(-1))
-        self.scales = encoder.rule.effective(found.scales, found.whole)
+        group = self._group()
+        found = group.encode(whole, self.out.reshape(-1))
+        scales = to_float32(found.scales, encoder.stored).reshape(group.grid)
+        self.scales = encoder.rule.effective(scales, found.whole)
 
     def _group(self) -> Group:
         x, weight = self.bench.x(ROWS, COLUMNS), decodable(WEIGHT)
