@@ -102,6 +102,8 @@ def _with_what_is_left(error: BaseException, job: Job) -> Fp8ConvertError:
 
 
 def _print_plan(job: Job, settings: Settings, as_json: bool) -> None:
+    from fp8convert.report import counts
+
     plan = job.plan
     fitted = settings.fitted(plan.needs)
     facts = {
@@ -120,11 +122,18 @@ def _print_plan(job: Job, settings: Settings, as_json: bool) -> None:
     enough = "" if job.disk_free >= plan.disk_needed else "  NOT ENOUGH"
     click.echo(f"disk needed  {human(plan.disk_needed)}, free {human(job.disk_free)}{enough}")
     click.echo(f"peak memory  {fitted.peak_memory >> 20} MiB, {fitted.threads} workers")
+    click.echo(f"weights      {_counted(counts(plan))}")
     for note in plan.notes:
         click.echo(f"note         {note}")
     click.echo(f"tasks        {len(plan.tasks)}")
     for task in plan.tasks:
         click.echo(f"  {task.file}  {len(task.items):,} tensors, {human(task.size)}")
+
+
+def _counted(found: dict[str, int]) -> str:
+    """``156 encoded, 12 copied, 0 decoded; 18 tensors kept``: what a plan will do."""
+    done = [f"{n:,} {key.removeprefix('weights_')}" for key, n in found.items() if "weights" in key]
+    return f"{', '.join(done)}; {found['tensors_kept']:,} tensors kept"
 
 
 def _print_json(job: Job, manifest: Manifest, seconds: float) -> None:

@@ -61,11 +61,15 @@ def whole(weight: Weight, dtype: str) -> Item:
 def read(catalogue: Catalogue, scheme: Scheme, options: Options) -> Reading:
     """The checkpoint's weights; SchemeError if anything bars a conversion."""
     reading = scheme.read(catalogue.tensors, catalogue.shard_names)
-    problems = list(reading.problems)
+    refuse(reading.problems)
     if options.strict:
-        problems += catalogue.warnings + reading.warnings
-    refuse(problems)
+        refuse_strictly(catalogue.warnings + reading.warnings)
     return reading
+
+
+def refuse_strictly(warnings: Sequence[str]) -> None:
+    """SchemeError with ``warnings``, if there are any, saying why they are refused."""
+    refuse([f"{warning} (refused by strict)" for warning in warnings])
 
 
 def refuse(problems: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from .encoding.targets import Target, target
 from .errors import SchemeError, listed
 from .options import TARGETS, Quantize
 from .plan import Item, Needs, Plan
-from .planner import Placed, assembled, decoded, read, refuse, whole
+from .planner import Placed, assembled, decoded, read, refuse, refuse_strictly, whole
 from .schemes.base import Scheme
 from .schemes.weight import Weight
 
@@ -39,7 +39,8 @@ def plan_quantize(catalogue: Catalogue, scheme: Scheme, options: Quantize) -> Pl
     choice = choose(reading.weights, options.include, options.exclude, like, misfit)
     absent = (like or frozenset()) - {w.name for w in reading.weights}
     warnings = (*choice.notes, *choice.warnings, *_unloadable(to, choice), *_absent(absent))
-    refuse(warnings if options.strict else ())
+    if options.strict:
+        refuse_strictly(warnings)
     dtype = _dtype(catalogue.config)
     placer = _Placer(to, options, reading.weights, choice, _powers(catalogue))
     placed = [
