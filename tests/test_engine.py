@@ -9,8 +9,9 @@ import pytest
 import fp8convert
 from fp8convert.convert import prepare
 from fp8convert.engine import Engine
+from fp8convert.plan import MOST_FILES, NO_NEEDS, Needs
 from fp8convert.publish import Staging
-from fp8convert.settings import MOST_FILES, Settings
+from fp8convert.settings import Settings
 
 from .oracle import differing, load
 
@@ -58,3 +59,12 @@ def test_no_more_files_than_threads_or_cores(monkeypatch: pytest.MonkeyPatch) ->
     assert Settings(workers=1).files == 1
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     assert Settings().files == 1
+
+
+def test_threads_that_encode_are_two_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They compute; those that only decode wait for the disk, so there are more of them."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert Settings().threads == Settings().fitted(NO_NEEDS).threads == 16
+    encoding = Needs(scratch=1 << 19)
+    assert Settings().fitted(encoding).threads == 4
+    assert Settings(workers=7).fitted(encoding).threads == 7
