@@ -33,7 +33,9 @@ def plan_quantize(catalogue: Catalogue, scheme: Scheme, options: Quantize) -> Pl
     if not catalogue.config:
         raise SchemeError("config.json is missing or empty: the scheme is to be declared there")
     reading = read(catalogue, scheme, options)
-    to = target(options, sibling=_has_siblings(reading.weights, catalogue.config))
+    dtype = _dtype(catalogue.config)
+    siblings = _has_siblings(reading.weights, catalogue.config)
+    to = target(options, siblings, TARGETS[dtype])
     like = _coded_in(options.like) if options.like is not None else None
     misfit = _misfit(to, catalogue.config)
     choice = choose(reading.weights, options.include, options.exclude, like, misfit)
@@ -41,7 +43,6 @@ def plan_quantize(catalogue: Catalogue, scheme: Scheme, options: Quantize) -> Pl
     warnings = (*choice.notes, *choice.warnings, *_unloadable(to, choice), *_absent(absent))
     if options.strict:
         refuse_strictly(warnings)
-    dtype = _dtype(catalogue.config)
     placer = _Placer(to, options, reading.weights, choice, _powers(catalogue))
     placed = [
         placer.placed(w) if w.name in choice.chosen else decoded(w, TARGETS[dtype])

@@ -19,12 +19,12 @@ from ..codecs.scales import E8M0, PLAIN
 from ..schemes.weight import Weight
 from .carried import Copied, CopiedCodes, CopiedShape, Floats
 from .encoder import Encoding
-from .targets import Target, precision
+from .targets import Target
 
 # The elements whose values, all of them, are values of the other.
 WITHIN = {
-    "e4m3fn": ("e4m3fn", "e2m1", "e2m1-unsigned-zero", "e2m1-bytes"),
-    "e2m1": ("e2m1", "e2m1-unsigned-zero", "e2m1-bytes"),
+    "e4m3fn": ("e4m3fn", "e2m1", "e2m1-unsigned-zero"),
+    "e2m1": ("e2m1", "e2m1-unsigned-zero"),
     "int8": ("int8", "uint4"),  # uint4: stored plus 8
     "uint4": ("uint4",),
 }
@@ -56,7 +56,7 @@ def way(weights: Sequence[Weight], to: Target, powers: bool) -> Way:
     if to.shares:
         by_powers = all(_by_powers(w, to) for w in weights)
         whole = "source" if inherit else "power" if by_powers else "amax"
-    dtypes = {precision(w) for w in weights}
+    dtypes = {to.precision(w) for w in weights}
     return Way(False, inherit, whole, dtypes.pop() if len(dtypes) == 1 else "F32")
 
 
@@ -137,7 +137,7 @@ def _by_powers(weight: Weight, to: Target) -> bool:
     codec = weight.codec
     if not isinstance(codec, Blocks) or weight.parts[1].dtype not in E8M0:
         return False
-    return codec.element.name in WITHIN[to.codec.element.name]
+    return codec.element.name in WITHIN.get(to.codec.element.name, ())
 
 
 def decodable(weight: Weight) -> Weight:

@@ -78,13 +78,17 @@ FORMS = {
 
 @dataclass(frozen=True)
 class Target:
-    """A scheme with its options; ``sibling``: scales are named ``X.scale``, as V4's are."""
+    """A scheme with its options, for a model of dtype ``model``.
+
+    ``sibling``: scales are named ``X.scale``, as V4's are.
+    """
 
     scheme: str
     block: tuple[int, int] = (128, 128)
     group: int = 128
     scale_dtype: str = "F32"
     sibling: bool = False
+    model: str = "BF16"
 
     @property
     def native(self) -> bool:
@@ -134,7 +138,7 @@ class Target:
         form, (o, i) = FORMS[self.scheme], weight.shape
         block = self.codec.block_of((o, i))
         grid = (1,) if self.scheme == "fp8-tensor" else grid_shape((o, i), block)
-        dtype = form.scales[1] or precision(weight)
+        dtype = form.scales[1] or self.precision(weight)
         scale = f"{weight.name}{form.scales[0]}"
         if self.native:
             module, dtype = weight.name.rpartition(".")[0], self.scale_dtype
@@ -145,6 +149,16 @@ class Target:
             *(Part(f"{weight.name}{suffix}", kind, shape) for suffix, kind, shape in form.rest),
         )
 
+    def precision(self, weight: Weight) -> str:
+        """The dtype of ``weight`` as the model has it.
+
+        Packed integers keep their scales in that dtype, so there they say what it is.
+        """
+        codec = weight.codec
+        if isinstance(codec, Raw):
+            return weight.parts[0].dtype
+        return weight.parts[1].dtype if isinstance(codec, PackedInt) else self.model
+
     def config(self, ignored: Sequence[str]) -> dict[str, Any]:
         """The ``quantization_config``; ``ignored`` are modules that are not encoded."""
         if self.native:
@@ -154,24 +168,13 @@ class Target:
         return compressed_config(self.scheme, group, ignored)
 
 
-def precision(weight: Weight) -> str:
-    """The dtype of ``weight`` as a model has it: where it is coded BF16, unless scales are F16.
-
-    Packed integers keep their scales in the model's dtype, so there they say what it is.
-    """
-    codec = weight.codec
-    if isinstance(codec, Raw):
-        return weight.parts[0].dtype
-    scales = weight.parts[codec.roles.index("scales")].dtype
-    return scales if scales == "F16" or isinstance(codec, PackedInt) else "BF16"
-
-
-def target(options: Quantize, sibling: bool) -> Target:
-    """What ``options`` ask for."""
+def target(options: Quantize, sibling: bool, model: str) -> Target:
+    """What ``options`` ask for; the rest as :class:`Target` has it."""
     return Target(
         options.scheme,
         options.block or (128, 128),
         options.group or 128,
         SCALE_DTYPES[options.scale_dtype or "f32"],
         sibling,
+        model,
     )
