@@ -15,7 +15,7 @@ from .encoding.encoder import Encoding
 from .header import ALIGN as PAGE
 from .plan import Item
 from .schemes.weight import Weight
-from .tile import READ_SLACK, Chunk, Coding, Cut, Measure, Spooled, Tile, cost, reads
+from .tile import MIN_TILE, READ_SLACK, Chunk, Coding, Cut, Measure, Spooled, Tile, cost, reads
 
 Group = tuple[Chunk, ...]
 
@@ -53,7 +53,8 @@ def _append(tile: Tile, item: Item, begin: int, nbytes: int, group: Group) -> No
 
 def _measures(encoding: Encoding, cut: Cut, trial: bool) -> Iterator[Tile]:
     for weight in encoding.members:
-        for chunk, *_ in groups(weight, 1, weight.shape[0], cut.limit):
+        # The smallest limit, whatever this run's is: a trial's sums are the same in every run.
+        for chunk, *_ in groups(weight, 1, weight.shape[0], min(cut.limit, MIN_TILE)):
             tile = cut.full()  # an empty one
             tile.measure = Measure(encoding, weight, chunk, trial)
             tile.read_bytes = cost(chunk.reads)

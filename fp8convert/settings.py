@@ -11,12 +11,12 @@ from .errors import UsageError, shown
 from .fileio import MODES
 from .header import ALIGN as PAGE
 from .plan import MOST_FILES, NO_NEEDS, Needs
-from .tile import READ_SLACK
+from .tile import MIN_TILE, READ_SLACK
 
 BASE_MEMORY = 224 << 20  # the interpreter with NumPy, numba and a plan of USUAL_ITEMS tensors
 USUAL_ITEMS, ITEM_MEMORY = 60_000, 1536
 DEFAULT_MEMORY = 512 << 20
-MIN_TILE, MAX_TILE = 256 << 10, 8 << 20
+MAX_TILE = 8 << 20
 
 
 class Progress(NamedTuple):

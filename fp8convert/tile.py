@@ -13,6 +13,7 @@ from .pieces import Source, sources
 from .plan import Item
 from .schemes.weight import Weight
 
+MIN_TILE = 256 << 10
 READ_SLACK = 1 << 20  # room in a worker's read buffer beyond a tile: scales, and page rounding
 
 

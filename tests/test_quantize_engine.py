@@ -34,7 +34,8 @@ from fp8convert.errors import (
 from fp8convert.fileio import SourceFile
 from fp8convert.header import ALIGN as PAGE
 from fp8convert.options import Quantize
-from fp8convert.settings import MIN_TILE, Settings
+from fp8convert.settings import Settings
+from fp8convert.tile import MIN_TILE
 
 from .crash import CHANGES, Forker, contents, marks, nothing, trace
 from .formats.case import Case
