@@ -7,9 +7,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fp8convert import taskrun
 from fp8convert.samples import make_sample
 
 from .mini import make_mini
@@ -47,3 +49,17 @@ def fast_path(tmp_path: Path) -> Iterator[Path]:
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of 100 kB. Read only: tests share it."""
     return make_mini(tmp_path_factory.mktemp("samples") / "mini")
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that tasks were run for."""
+    found: list[str] = []
+    real = taskrun.TaskRun.__init__
+
+    def init(self: Any, task: Any, *args: Any) -> None:
+        found.append(task.file)
+        real(self, task, *args)
+
+    monkeypatch.setattr(taskrun.TaskRun, "__init__", init)
+    return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,28 +30,39 @@ CONFIG = {
 }
 
 
+Tensor = tuple[str, tuple[int, ...], bytes]  # dtype tag, shape, data
+
+
 def make_mini(folder: Path) -> Path:
     """Write the checkpoint; the same bytes every time."""
     rng = np.random.default_rng(7)
-    folder.mkdir(parents=True)
-    weight_map, total = {}, 0
-    for number, names in enumerate(SHARDS, 1):
-        file = f"model-{number:05}-of-{len(SHARDS):05}.safetensors"
-        tensors = {name: _tensor(rng, name) for name in names}
-        rows = [(name, dtype, shape) for name, (dtype, shape, _) in tensors.items()]
-        data = b"".join(data for _, _, data in tensors.values())
-        (folder / file).write_bytes(header.build(rows, {"format": "pt"}) + data)
-        weight_map |= dict.fromkeys(names, file)
-        total += len(data)
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+    shards = [{name: _tensor(rng, name) for name in names} for names in SHARDS]
+    write_shards(folder, shards, CONFIG)
     (folder / "tokenizer.json").write_text('{"model": {}}')
     (folder / "LICENSE").write_text("MIT\n")
     return folder
 
 
-def _tensor(rng: np.random.Generator, name: str) -> tuple[str, tuple[int, ...], bytes]:
+def write_shards(
+    folder: Path, shards: Sequence[Mapping[str, Tensor]], config: Mapping[str, Any]
+) -> Path:
+    """A checkpoint of these shards, with config and index."""
+    folder.mkdir(parents=True)
+    weight_map, total = {}, 0
+    for number, tensors in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        rows = [(name, dtype, shape) for name, (dtype, shape, _) in tensors.items()]
+        data = b"".join(data for _, _, data in tensors.values())
+        (folder / file).write_bytes(header.build(rows, {"format": "pt"}) + data)
+        weight_map |= dict.fromkeys(tensors, file)
+        total += len(data)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def _tensor(rng: np.random.Generator, name: str) -> Tensor:
     if name in RAW:
         dtype, shape = RAW[name]
         width = {"BF16": 2, "F32": 4}[dtype]

@@ -15,7 +15,7 @@ from compressed_tensors.quantization.utils.helpers import calculate_qparams, gen
 
 from .formats import formulas
 from .quantized import oracle, sources
-from .quantized.oracle import F32, over_elements
+from .quantized.oracle import F32, FORMATS, over_elements
 from .quantized.sources import as_part
 
 DTYPES = sources.PLAIN
@@ -31,15 +31,6 @@ ARGS: dict[str, dict[str, object]] = {
     "mxfp8": {"num_bits": 8, "type": "float", "strategy": "group", "group_size": 32,
               "scale_dtype": torch.uint8},
 }  # fmt: skip
-FORMATS = {
-    "fp8-channel": "float-quantized",
-    "fp8-tensor": "float-quantized",
-    "int8-channel": "int-quantized",
-    "int4-group": "pack-quantized",
-    "nvfp4": "nvfp4-pack-quantized",
-    "mxfp4": "mxfp4-pack-quantized",
-    "mxfp8": "mxfp8-quantized",
-}
 # Numbers that neither overflow the dtype of a scale nor are rounded up to its smallest.
 ORDINARY = (sources.gaussian(0.02), sources.outlier, sources.gaussian(3), sources.gaussian(0.1))
 MIDPOINTS = (

@@ -14,19 +14,10 @@ import pytest
 import fp8convert
 
 from .quantized import oracle, readers, sources
-from .quantized.oracle import SCHEMES
+from .quantized.oracle import FORMATS, SCHEMES
 from .quantized.readers import Stored, parts_of
 from .quantized.sources import Runs, Source
 
-FORMATS = {
-    "fp8-channel": "float-quantized",
-    "fp8-tensor": "float-quantized",
-    "int8-channel": "int-quantized",
-    "int4-group": "pack-quantized",
-    "nvfp4": "nvfp4-pack-quantized",
-    "mxfp4": "mxfp4-pack-quantized",
-    "mxfp8": "mxfp8-quantized",
-}
 WEIGHTS: dict[str, dict[str, Any]] = {
     "fp8-channel": {"num_bits": 8, "type": "float", "strategy": "channel"},
     "fp8-tensor": {"num_bits": 8, "type": "float", "strategy": "tensor"},

@@ -395,20 +395,6 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that tasks were run for."""
-    found: list[str] = []
-    real = taskrun.TaskRun.__init__
-
-    def init(self: Any, task: Any, *args: Any) -> None:
-        found.append(task.file)
-        real(self, task, *args)
-
-    monkeypatch.setattr(taskrun.TaskRun, "__init__", init)
-    return found
-
-
 @pytest.mark.parametrize("damage", [None, truncate, grow, flip, empty, Path.unlink])
 def test_damaged_files_are_redone(
     mini: Path,

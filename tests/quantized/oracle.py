@@ -32,6 +32,15 @@ SCHEMES = (
     "mxfp4",
     "mxfp8",
 )
+FORMATS = {  # what compressed-tensors calls those that are its
+    "fp8-channel": "float-quantized",
+    "fp8-tensor": "float-quantized",
+    "int8-channel": "int-quantized",
+    "int4-group": "pack-quantized",
+    "nvfp4": "nvfp4-pack-quantized",
+    "mxfp4": "mxfp4-pack-quantized",
+    "mxfp8": "mxfp8-quantized",
+}
 NUMPY: dict[str, Any] = {
     "F32": np.float32,
     "F16": np.float16,
