@@ -125,7 +125,7 @@ def _compared(ours: Path, theirs: Path) -> tuple[bool, str]:
         (file, mine), (other, yours) = a[name], b[name]
         alike = (mine.dtype, mine.shape) == (yours.dtype, yours.shape)
         size = mine.end - mine.begin
-        if not alike or not _same_bytes(file, mine.begin, other, yours.begin, size):
+        if not alike or not same_bytes(file, mine.begin, other, yours.begin, size):
             differing.append(name)
     return not differing, f"{len(a):,} tensors, differing: {differing[:4] or 'none'}"
 
@@ -134,7 +134,7 @@ def _tensors(folder: Path) -> dict[str, tuple[Path, Entry]]:
     return {e.name: (f, e) for f in inputs.shards(folder) for e in inputs.entries(f)}
 
 
-def _same_bytes(a: Path, a_begin: int, b: Path, b_begin: int, size: int) -> bool:
+def same_bytes(a: Path, a_begin: int, b: Path, b_begin: int, size: int) -> bool:
     with a.open("rb") as one, b.open("rb") as two:
         one.seek(a_begin)
         two.seek(b_begin)

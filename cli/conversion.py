@@ -16,7 +16,7 @@ from .sizes import KeepOrSize, Size, human
 
 if TYPE_CHECKING:
     from fp8convert.convert import Job, Manifest
-    from fp8convert.options import Quantize, ToBf16
+    from fp8convert.options import Options
     from fp8convert.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -49,7 +49,7 @@ def engine_options(command: Command) -> Command:
 def convert(
     source: str,
     target: str,
-    make: type[ToBf16] | type[Quantize],
+    make: Callable[..., Options],
     summary: Callable[[Job, Manifest], None],
     *,
     workers: int | None,
@@ -90,6 +90,13 @@ def convert(
     elif not quiet:
         _print_done(job, manifest, seconds, summary)
     return manifest
+
+
+def one(name: str, argument: Any, flag: str, value: Any) -> Any:
+    """What was given, as an argument or by the ``flag`` of a published script; one of them is."""
+    if (argument is None) == (value is None):
+        raise click.UsageError(f"give {name} once: as an argument or with {flag}")
+    return value if argument is None else argument
 
 
 def _with_what_is_left(error: BaseException, job: Job) -> Fp8ConvertError:

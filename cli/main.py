@@ -19,8 +19,9 @@ COMMANDS = {
     "inspect": ("inspect", "inspect_command", "Say what a checkpoint is, from its headers."),
     "make-sample": ("make_sample", "make_sample_command", "Write a sample checkpoint."),
     "quantize": ("quantize", "quantize_command", "Encode a checkpoint in a low-precision form."),
-    "shard-for-tp": ("shard_for_tp", "shard_for_tp_command", "Not yet: tensor-parallel ranks."),
+    "shard-for-tp": ("shard_for_tp", "shard_for_tp_command", "Cut it for tensor-parallel ranks."),
     "to-bf16": ("to_bf16", "to_bf16_command", "Convert a low-precision checkpoint to BF16."),
+    "unshard": ("unshard", "unshard_command", "Put tensor-parallel ranks together again."),
 }
 
 
@@ -50,7 +51,8 @@ class _Lazy(click.Group):
     epilog="\b\nExamples:\n  fp8convert inspect DeepSeek-V3\n"
     "  fp8convert to-bf16 DeepSeek-V3 DeepSeek-V3-bf16 --dry-run\n"
     "  fp8convert to-bf16 DeepSeek-V3 DeepSeek-V3-bf16\n"
-    "  fp8convert quantize DeepSeek-V3-bf16 DeepSeek-V3-fp8 --scheme fp8-block",
+    "  fp8convert quantize DeepSeek-V3-bf16 DeepSeek-V3-fp8 --scheme fp8-block\n"
+    "  fp8convert shard-for-tp DeepSeek-V3 DeepSeek-V3-mp16 --tp 16",
 )
 @click.version_option(VERSION, prog_name="fp8convert")
 def cli() -> None:

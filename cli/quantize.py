@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fp8convert.options import GROUPS, SCALE_DTYPES, SCHEMES, SEARCHES
+from fp8convert.options import SCHEMES
 
 from .conversion import convert, engine_options
+from .encoding import encoding_options
 
 if TYPE_CHECKING:
     from fp8convert.convert import Job, Manifest
-
-    _BlockType = click.ParamType[tuple[int, int]]
-else:
-    _BlockType = click.ParamType  # generic since click 8.3 only
-
-
-class Block(_BlockType):
-    """``128x128``: rows and columns that share a scale."""
-
-    name = "ROWSxCOLUMNS"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        """Two numbers; anything else is a usage error."""
-        match = re.fullmatch(r"([0-9]{1,5})[xX]([0-9]{1,5})", str(value).strip())
-        if not match:
-            self.fail(f"{value!r} is not a block such as 128x128", param, ctx)
-        return int(match[1]), int(match[2])
 
 
 @click.command(
@@ -49,23 +30,10 @@ class Block(_BlockType):
 @click.argument("dst")
 @click.option("--scheme", required=True, type=click.Choice(SCHEMES), metavar="SCHEME",
               help=f"One of {', '.join(SCHEMES)}.")  # fmt: skip
-@click.option("--block", type=Block(), help="Of the fp8-block schemes.  [default: 128x128]")
-@click.option("--group", type=click.Choice([str(g) for g in GROUPS]),
-              help="Elements that share a scale, of int4-group.  [default: 128]")  # fmt: skip
-@click.option("--scale-dtype", type=click.Choice(list(SCALE_DTYPES)),
-              help="Of fp8-block-ue8m0's scales; e8m0 is V4's form.  [default: f32]")  # fmt: skip
-@click.option("--scale-search", type=click.Choice(SEARCHES), default="plain", show_default=True,
-              help="mse: of each block the scale of least squared error; slower.")  # fmt: skip
-@click.option("--include", multiple=True, metavar="GLOB",
-              help="Weights to encode, instead of the family's convention.")  # fmt: skip
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Weights to leave as they are.")
-@click.option("--like", metavar="OTHER", help="Encode what is coded in the checkpoint OTHER.")
-@click.option("--require-exact", is_flag=True, help="Refuse any weight that would be rounded.")
+@encoding_options
 @click.option("--report", metavar="FILE.json", help="Write each weight's error there.")
 @engine_options
-def quantize_command(
-    src: str, dst: str, group: str | None, report: str | None, **options: Any
-) -> None:
+def quantize_command(src: str, dst: str, report: str | None, **options: Any) -> None:
     """Encode the checkpoint folder SRC, in any format, into a low-precision one at DST.
 
     The linears of attention and MLPs are encoded; embeddings, heads, norms and routers are kept.
@@ -77,8 +45,7 @@ def quantize_command(
 
     if report is not None:
         _check_report(Path(report), Path(dst))
-    size = None if group is None else int(group)
-    manifest = convert(src, dst, Quantize, _summary, group=size, **options)
+    manifest = convert(src, dst, Quantize, _summary, **options)
     if report is not None and manifest is not None:
         _write_report(Path(report), manifest)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .conversion import convert, engine_options
+from .conversion import convert, engine_options, one
 
 if TYPE_CHECKING:
     from fp8convert.convert import Job, Manifest
@@ -37,17 +37,11 @@ def to_bf16_command(
     DST appears whole or not at all. After an interruption the same command goes on where it
     stopped; on a finished DST it says so.
     """
-    source = _one("SRC", src, "--input-fp8-hf-path", input_fp8_hf_path)
-    target = _one("DST", dst, "--output-bf16-hf-path", output_bf16_hf_path)
+    source = one("SRC", src, "--input-fp8-hf-path", input_fp8_hf_path)
+    target = one("DST", dst, "--output-bf16-hf-path", output_bf16_hf_path)
     from fp8convert.options import ToBf16
 
     convert(source, target, ToBf16, _summary, **options)
-
-
-def _one(name: str, argument: str | None, flag: str, value: str | None) -> str:
-    if (argument is None) == (value is None):
-        raise click.UsageError(f"give {name} once: as an argument or with {flag}")
-    return argument or value or ""
 
 
 def _summary(job: Job, manifest: Manifest) -> None:

@@ -1,8 +1,9 @@
 """Convert block-scaled checkpoints at disk speed, in bounded memory, resumably.
 
 ``to_bf16(src, dst, **options)`` and ``quantize(src, dst, scheme, **options)`` convert;
-``open_checkpoint(path)`` gives decoded arrays by name. Nothing heavy is imported until one of them
-is used.
+``shard_for_tp(src, dst, tp, **options)`` cuts for tensor-parallel ranks, ``unshard(src, dst)`` puts
+them together; ``open_checkpoint(path)`` gives decoded arrays by name. Nothing heavy is imported
+until one of them is used.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .version import VERSION as __version__  # noqa: N811
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, TensorSpec, open_checkpoint
-    from .convert import Manifest, quantize, to_bf16
+    from .convert import Manifest, quantize, shard_for_tp, to_bf16, unshard
 
 _HOMES = {
     "Checkpoint": "checkpoint",
@@ -22,7 +23,9 @@ _HOMES = {
     "TensorSpec": "checkpoint",
     "open_checkpoint": "checkpoint",
     "quantize": "convert",
+    "shard_for_tp": "convert",
     "to_bf16": "convert",
+    "unshard": "convert",
 }
 
 __all__ = [
@@ -33,7 +36,9 @@ __all__ = [
     "__version__",
     "open_checkpoint",
     "quantize",
+    "shard_for_tp",
     "to_bf16",
+    "unshard",
 ]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
-from . import header, strictjson
+from . import header, ranksets, strictjson
 from .codecs.base import Stored
 from .declared import SIDECARS, Declared, declared
 from .errors import FormatError, listed, shown
@@ -21,6 +24,7 @@ from .strictjson import brief
 CONFIG = "config.json"
 MAX_JSON = 100_000_000
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+RANK_FOLDER = re.compile(r"rank[0-9]{1,9}")
 NUMBERED = re.compile(r"(?P<stem>.+)-(?P<i>[0-9]{5,6})-of-(?P<n>[0-9]{5,6})\.safetensors")
 
 
@@ -35,7 +39,11 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All stored tensors of a checkpoint. ``warnings`` do not bar a conversion; errors raise."""
+    """All stored tensors of a checkpoint. ``warnings`` do not bar a conversion; errors raise.
+
+    ``home`` is the folder, ``rank0/`` or none, where config and companions are. ``origins`` are
+    the files that tensors were in before they were cut over ranks, where that is recorded.
+    """
 
     folder: Folder
     shards: tuple[Shard, ...]
@@ -44,11 +52,26 @@ class Catalogue:
     has_index: bool
     index_metadata: dict[str, Any]
     warnings: tuple[str, ...] = field(default=())
+    home: str = ""
+    origins: dict[str, str] = field(default_factory=dict)
 
     @property
     def config(self) -> dict[str, Any]:
         """config.json; empty if rank files have none beside them."""
         return self.declared.config
+
+    @cached_property
+    def files(self) -> list[str]:
+        """Names of shards, as they were before they were cut over ranks, where that is recorded."""
+        return sorted(set(self.origins.values())) or self.shard_names
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {file: n for n, file in enumerate(self.files)} if self.origins else {}
+
+    def place(self, stored: Stored) -> int:
+        """The number, among ``files``, of the one that a tensor is in, or was."""
+        return self._numbers[self.origins[stored.name]] if self.origins else stored.shard
 
     @property
     def fingerprint(self) -> dict[str, dict[str, int]]:
@@ -64,19 +87,31 @@ class Catalogue:
 def open_catalogue(path: str | os.PathLike[str]) -> Catalogue:
     """Read every header of the checkpoint folder at ``path``; FormatError names what is wrong."""
     folder = Folder.at(path)
+    with uncollected():
+        return _open_ranks(folder) if folder.has(ranksets.TP) else _open(folder)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without garbage collection: hundreds of thousands of small tuples, and no cycles among them,
+    take twice as long with it."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _open(folder: Folder) -> Catalogue:
     names = folder.names()
     weight_map, metadata = _index(folder) if folder.has(INDEX) else (None, {})
     files = _shard_files(names, weight_map, folder)
     ranks = len(files) if deepseek.RANK_FILE.fullmatch(files[0]) else 0
     config = _config(folder, optional=ranks > 0)
-    collecting = gc.isenabled()
-    gc.disable()  # a hundred thousand small tuples and no cycles: collecting doubles the time
-    try:
-        shards, by_file = _read_shards(folder, files)
-        tensors = deepseek.join(by_file, files) if ranks else _merged(by_file, files)
-    finally:
-        if collecting:
-            gc.enable()
+    shards, by_file = _read_shards(folder, files)
+    tensors = deepseek.join(by_file, files) if ranks else _merged(by_file, files)
     if weight_map is not None:
         _check_index(weight_map, tensors, shards)
     warnings = _unused_files(names, files) + _total_size(metadata, tensors, weight_map)
@@ -86,21 +121,78 @@ def open_catalogue(path: str | os.PathLike[str]) -> Catalogue:
     )
 
 
-def _sidecars(folder: Folder) -> dict[str, dict[str, Any]]:
+def _open_ranks(folder: Folder) -> Catalogue:
+    """Ranks as one checkpoint, by what ``tp.json`` says of them."""
+    record = _json(folder, ranksets.TP, "record of ranks")
+    if ranksets.is_member(record):
+        raise FormatError(
+            f"{shown(folder.root)} has one rank only, number {brief(record['rank'])} of "
+            f"{brief(record['ranks'])}: give the folder that holds all of them"
+        )
+    said = ranksets.parse(record)
+    home = f"{ranksets.rank_folder(0)}/" if said.layout == "hf" else ""
+    by_rank = _rank_folders(folder, said.ranks) if home else _rank_files(folder, said.ranks)
+    files = [file for rank in by_rank for file in rank]
+    shards, by_file = _read_shards(folder, files)
+    found = iter(by_file)
+    ranks = [_merged([next(found) for _ in of], files) for of in by_rank]
+    if said.apart:
+        raise FormatError(
+            f"{listed(said.apart)}: the ranks have scales of their own across its blocks, and "
+            "cannot be put together"
+        )
+    tensors = ranksets.joined(said, ranks, files)
+    config = _config(folder, optional=False, home=home)
+    origins = {t.name: t.file for t in said.tensors}
+    return Catalogue(
+        folder, tuple(shards), tensors, declared(config, _sidecars(folder, home)), True,
+        said.metadata, home=home, origins=origins,
+    )  # fmt: skip
+
+
+def _rank_files(folder: Folder, ranks: int) -> list[list[str]]:
+    """A file for each rank."""
+    files = deepseek.rank_files([n for n in folder.names() if n.endswith(".safetensors")])
+    if len(files) != ranks:
+        raise FormatError(f"{len(files)} rank files, expected {ranks} as {ranksets.TP} says")
+    return [[file] for file in files]
+
+
+def _rank_folders(folder: Folder, ranks: int) -> list[list[str]]:
+    """Files of each rank, in its folder."""
+    wanted = [ranksets.rank_folder(rank) for rank in range(ranks)]
+    there = {n for n in folder.names() if RANK_FOLDER.fullmatch(n)}
+    if missing := [name for name in wanted if name not in there]:
+        raise FormatError(f"folders of {ranks} ranks: {listed(missing)} missing")
+    if more := there - set(wanted):
+        raise FormatError(f"folders of {ranks} ranks: {listed(sorted(more))} too many")
+    return [_rank_folder(folder, rank, ranks) for rank in range(ranks)]
+
+
+def _rank_folder(folder: Folder, rank: int, ranks: int) -> list[str]:
+    name = ranksets.rank_folder(rank)
+    member = f"{name}/{ranksets.TP}"
+    ranksets.check_member(_json(folder, member, "record of a rank"), member, rank, ranks)
+    at = f"{name}/"
+    weight_map, _ = _index(folder, at) if folder.has(at + INDEX) else (None, {})
+    return [at + file for file in _shard_files(folder.names(name), weight_map, folder)]
+
+
+def _sidecars(folder: Folder, home: str = "") -> dict[str, dict[str, Any]]:
     """The files that may declare what config.json does not."""
-    return {n: _json(folder, n, "declaration") for n in SIDECARS if folder.has(n)}
+    return {n: _json(folder, home + n, "declaration") for n in SIDECARS if folder.has(home + n)}
 
 
 def _json(folder: Folder, name: str, why: str) -> dict[str, Any]:
     return _object(strictjson.loads(folder.read(name, MAX_JSON, why), name), name)
 
 
-def _config(folder: Folder, optional: bool) -> dict[str, Any]:
-    if not folder.has(CONFIG):
+def _config(folder: Folder, optional: bool, home: str = "") -> dict[str, Any]:
+    if not folder.has(home + CONFIG):
         if optional:
             return {}
-        raise FormatError(f"{CONFIG} is missing from {shown(folder.root)}")
-    return _json(folder, CONFIG, "config")
+        raise FormatError(f"{home}{CONFIG} is missing from {shown(folder.root)}")
+    return _json(folder, home + CONFIG, "config")
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
@@ -109,8 +201,8 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
-def _index(folder: Folder) -> tuple[dict[str, str], dict[str, Any]]:
-    index = _json(folder, INDEX, "index")
+def _index(folder: Folder, home: str = "") -> tuple[dict[str, str], dict[str, Any]]:
+    index = _json(folder, home + INDEX, "index")
     weight_map = _object(index.get("weight_map"), f"{INDEX}: weight_map")
     metadata = _object(index.get("metadata", {}), f"{INDEX}: metadata")
     checked: set[str] = set()
@@ -189,12 +281,10 @@ def _read_shards(folder: Folder, files: list[str]) -> tuple[list[Shard], list[di
 def _merged(by_file: list[dict[str, Stored]], files: list[str]) -> dict[str, Stored]:
     """All tensors; none may be in two shards."""
     tensors: dict[str, Stored] = {}
-    for number, found in enumerate(by_file):
+    for found in by_file:
         for name in tensors.keys() & found.keys():
-            other = files[tensors[name].shard]
-            raise FormatError(
-                f"tensor {shown(name)} is in both {shown(other)} and {shown(files[number])}"
-            )
+            one, other = (shown(files[of[name].shard]) for of in (tensors, found))
+            raise FormatError(f"tensor {shown(name)} is in both {one} and {other}")
         tensors.update(found)
     return tensors
 

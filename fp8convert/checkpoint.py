@@ -94,6 +94,8 @@ class Checkpoint:
     def _bytes(self, source: Source) -> Bytes:
         import numpy as np
 
+        if source.shard < 0:
+            return np.full(source.nbytes, ~source.shard, np.uint8)
         s = self.catalogue.shards[source.shard]
         fd = self.catalogue.folder.open(s.name, "shard")
         file = SourceFile(fd, s.name, "buffered", s.size, s.mtime_ns)

@@ -82,9 +82,9 @@ def choose(
     for pattern in exclude:
         wanted -= _matching(pattern, candidates, "--exclude")
     reasons = {n: why for n in candidates if n in wanted and (why := _why(candidates[n], misfit))}
-    broken = {key for name in reasons if (key := _fused(name)) is not None}
+    broken = {key for name in reasons if (key := fused(name)) is not None}
     fitting = wanted - reasons.keys()
-    chosen = frozenset(n for n in fitting if _fused(n) not in broken) if broken else fitting
+    chosen = frozenset(n for n in fitting if fused(n) not in broken) if broken else fitting
     along = [name for name in candidates if name in fitting and name not in chosen]
     notes = (*_notes(reasons), *_along(along))
     if not chosen:
@@ -149,7 +149,7 @@ def _why(w: Weight, misfit: Misfit) -> str | None:
     return misfit(w) or stacked
 
 
-def _fused(name: str) -> str | None:
+def fused(name: str) -> str | None:
     """What stands for everything that an engine reads in one precision with ``name``."""
     return experts_of(name) or next(iter(partners(name)), None)
 
@@ -183,11 +183,11 @@ def _odd(chosen: Collection[str], include: Sequence[str], candidates: Candidates
 
 def _split(chosen: Collection[str], candidates: Candidates) -> Iterator[str]:
     """Where a choice takes some of what is fused."""
-    fused: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for name in candidates:
-        if (key := _fused(name)) is not None:
-            fused.setdefault(key, []).append(name)
-    split = [names for names in fused.values() if 0 < sum(n in chosen for n in names) < len(names)]
+        if (key := fused(name)) is not None:
+            groups.setdefault(key, []).append(name)
+    split = [names for names in groups.values() if 0 < sum(n in chosen for n in names) < len(names)]
     if split:
         taken = next(n for n in split[0] if n in chosen)
         left = next(n for n in split[0] if n not in chosen)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .codecs.blocks import Blocks
 from .codecs.fp4_block import Fp4Block
 from .codecs.scales import to_float32
+from .codecs.window import whole_codec
 from .encoding.band import Bench, Encoded, Errors, Group, Loaded, UnfitError, joined
 from .encoding.encoder import Encoding, covering
 from .measuring import Measured
@@ -120,13 +121,10 @@ def _inherited(
 
     codec, rect = weight.codec, chunk.rect
     assert isinstance(codec, Blocks)
-    source = codec.block_of(weight.shape)
-    phase = rect.r0 % source[0]
-    scales, _ = codec.grids(weight.parts, rect, data)
-    down = -(-(phase + rect.r1 - rect.r0) // source[0])
+    p = codec.piece(weight.parts, rect, data)
     block = encoding.encoder.block_of(weight.shape, rect.r1 - rect.r0)
-    around = covering(scales.reshape(down, -1), source, phase, block, x.shape)
-    whole = None
+    around = covering(p.scales, p.block, (p.phase, p.left), block, x.shape)
+    codec, whole = whole_codec(codec), None
     if encoding.encoder.whole == "source" and isinstance(codec, Fp4Block):
         own = to_float32(data[2], "F32")
         whole = float((np.float32(1.0) / own if codec.combine == "multiply" else own)[0])

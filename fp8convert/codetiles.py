@@ -15,12 +15,26 @@ from .encoding.encoder import Encoding
 from .header import ALIGN as PAGE
 from .plan import Item
 from .schemes.weight import Weight
-from .tile import MIN_TILE, READ_SLACK, Chunk, Coding, Cut, Measure, Spooled, Tile, cost, reads
+from .tile import (
+    MIN_TILE,
+    READ_SLACK,
+    Chunk,
+    Coding,
+    Cut,
+    Measure,
+    Shared,
+    Spooled,
+    Tile,
+    cost,
+    reads,
+)
 
 Group = tuple[Chunk, ...]
 
 
-def coded(item: Item, encoding: Encoding, cut: Cut, measured: set[str]) -> Iterator[Tile]:
+def coded(
+    item: Item, encoding: Encoding, cut: Cut, measured: set[str], of: Shared | None = None
+) -> Iterator[Tile]:
     """Tiles of the codes of ``item``; before them those that measure what its scale depends on."""
     if encoding.members and encoding.shared not in measured:
         measured.add(encoding.shared)
@@ -29,17 +43,36 @@ def coded(item: Item, encoding: Encoding, cut: Cut, measured: set[str]) -> Itera
         yield from _measures(encoding, cut, trial=False)
         if encoding.encoder.search and encoding.encoder.one_scale:
             yield from _measures(encoding, cut, trial=True)
-    weight = item.weight
-    row, step = item.nbytes // weight.shape[0], encoding.encoder.row_step(weight.shape)
+    weight, step = item.weight, encoding.encoder.row_step(item.weight.shape)
+    if of:
+        yield from _banded(item, step, of, cut)
+        return
+    row = item.nbytes // weight.shape[0]
     for group in groups(weight, step, cut.limit // row, cut.limit):
         nbytes = row * (group[-1].rect.r1 - group[0].rect.r0)
         needed = sum(cost(c.reads) for c in group)
         if cut.tile.nbytes and not (cut.tile.nbytes + nbytes <= cut.limit and cut.has_room(needed)):
             yield cut.full()
-        cut.tile.piecemeal |= not cut.has_room(needed)
-        _append(cut.tile, item, item.begin + row * group[0].rect.r0, nbytes, group)
-        cut.tile.end += nbytes
-        cut.tile.read_bytes += needed
+        _add(cut, item, nbytes, needed, group)
+
+
+def _banded(item: Item, step: int, of: Shared, cut: Cut) -> Iterator[Tile]:
+    if cut.tile.nbytes:
+        yield cut.full()
+    weight, row = item.weight, item.nbytes // item.weight.shape[0]
+    for r0 in range(0, weight.shape[0], of.rows):
+        for group in groups(weight, step, of.rows, cut.limit, (r0, r0 + of.rows)):
+            nbytes = row * (group[-1].rect.r1 - group[0].rect.r0)
+            _add(cut, item, nbytes, sum(cost(c.reads) for c in group), group)
+        yield cut.band(of, r0)
+
+
+def _add(cut: Cut, item: Item, nbytes: int, needed: int, group: Group) -> None:
+    row = item.nbytes // item.weight.shape[0]
+    cut.tile.piecemeal |= not cut.has_room(needed)
+    _append(cut.tile, item, item.begin + row * group[0].rect.r0, nbytes, group)
+    cut.tile.end += nbytes
+    cut.tile.read_bytes += needed
 
 
 def _append(tile: Tile, item: Item, begin: int, nbytes: int, group: Group) -> None:
@@ -61,13 +94,16 @@ def _measures(encoding: Encoding, cut: Cut, trial: bool) -> Iterator[Tile]:
             yield tile
 
 
-def groups(weight: Weight, step: int, most: int, limit: int) -> Iterator[Group]:
+def groups(
+    weight: Weight, step: int, most: int, limit: int, within: tuple[int, int] | None = None
+) -> Iterator[Group]:
     """Multiples of ``step`` rows, no more than ``most``, as chunks that fit a scratch each, and the
-    buffer of a worker whose tiles have ``limit`` bytes."""
+    buffer of a worker whose tiles have ``limit`` bytes. All rows, or those ``within`` a range."""
     rows, columns = weight.shape
+    first, rows = (within[0], min(within[1], rows)) if within else (0, rows)
     fit = _fit(weight, limit)
     size = max(min(fit, most) // step, 1) * step
-    for r0 in range(0, rows, size):
+    for r0 in range(first, rows, size):
         end = min(r0 + size, rows)
         yield tuple(
             Chunk(rect := Rect(r, min(r + fit, end), 0, columns), reads(weight, rect))

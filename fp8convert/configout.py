@@ -19,6 +19,7 @@ from .declared import KEY, Config, mapping
 QUANTIZATION_KEYS = (KEY, "compression_config")
 EXPERTS_KEY = "expert_dtype"  # DeepSeek V4's, of its experts' codes
 DTYPE_KEYS = ("torch_dtype", "dtype")
+MTP_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules")
 
 
 class Numbers(NamedTuple):
@@ -120,6 +121,45 @@ def quantized_config(
         for place in stated or [out]:
             place[EXPERTS_KEY] = v4_experts
     _state_dtype(out, dtype)
+    return out
+
+
+IGNORED = {  # by quant_method: where loaders look for what is not quantized, the first as default
+    "fp8": ("modules_to_not_convert", "ignored_layers", "ignore"),
+    "compressed-tensors": ("ignore",),
+}
+
+
+def config_without(config: Config, modules: Sequence[str]) -> Config | None:
+    """``config`` that lists ``modules`` as not quantized too; None if it has no place for it."""
+    out = copy.deepcopy(config)
+    for place in _places(out):
+        said = mapping(place.get(KEY))
+        keys = IGNORED.get(str(said.get("quant_method")))
+        if keys:
+            key = next((k for k in keys if isinstance(said.get(k), list)), keys[0])
+            listed = said.get(key) or []
+            said[key] = [*listed, *(m for m in modules if m not in set(listed))]
+            return out
+    return None
+
+
+def reblocked_config(config: Config, block: Sequence[int]) -> Config:
+    """``config`` with another ``weight_block_size``."""
+    out = copy.deepcopy(config)
+    for place in _places(out):
+        if "weight_block_size" in mapping(place.get(KEY)):
+            place[KEY]["weight_block_size"] = list(block)
+    return out
+
+
+def config_without_mtp(config: Config) -> Config:
+    """``config`` of a model without its MTP layers."""
+    out = copy.deepcopy(config)
+    for place in _places(out):
+        for key in MTP_KEYS:
+            if place.get(key):
+                place[key] = 0
     return out
 
 

@@ -1,28 +1,38 @@
-"""``to_bf16`` and ``quantize``: from a checkpoint folder to a finished one."""
+"""``to_bf16``, ``quantize``, ``shard_for_tp``, ``unshard``: from one folder to another."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from . import schemes
-from .catalogue import Catalogue, open_catalogue
+from .catalogue import Catalogue, open_catalogue, uncollected
 from .engine import Engine
 from .errors import FormatError, ResumableError, UsageError, shown
-from .options import Quantize, ToBf16
+from .options import Options, Quantize, ShardForTp, ToBf16, Unshard
 from .plan import Plan
 from .planner import plan_to_bf16
 from .publish import Record, Staging, opened, resolve_target
 from .quantizer import plan_quantize
 from .report import counts, figures
+from .schemes.base import Scheme
 from .settings import Settings
+from .shardplan import plan_shard
+from .unsharder import plan_unshard, whole_names
 from .version import VERSION
 
+PLANS: dict[type[Options], Callable[[Catalogue, Scheme, Any], Plan]] = {
+    ToBf16: plan_to_bf16,
+    Quantize: plan_quantize,
+    ShardForTp: plan_shard,
+    Unshard: plan_unshard,
+}
 _SETTING_NAMES = ("workers", "memory", "io", "progress")
 
 
@@ -61,21 +71,21 @@ class Job:
 def prepare(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
-    options: ToBf16 | Quantize | None = None,
+    options: Options | None = None,
 ) -> Job:
     """Read headers and config, plan, refuse what can be refused. Writes nothing.
 
-    ``options`` say which conversion it is: :class:`ToBf16` (the default) or :class:`Quantize`.
+    ``options`` say which conversion it is: :class:`ToBf16` (the default), :class:`Quantize`,
+    :class:`ShardForTp` or :class:`Unshard`.
     """
-    with _resumable():
+    options = options or ToBf16()
+    with _resumable(), uncollected():
         catalogue = open_catalogue(src)
+        if isinstance(options, Unshard):
+            catalogue = whole_names(catalogue, options.config)
         scheme = schemes.detect(catalogue.declared, catalogue.tensors)
         target = resolve_target(dst, catalogue.folder.root)
-        if isinstance(options, Quantize):
-            plan = plan_quantize(catalogue, scheme, options)
-        else:
-            plan = plan_to_bf16(catalogue, scheme, options or ToBf16())
-        return Job(catalogue, plan, target)
+        return Job(catalogue, PLANS[type(options)](catalogue, scheme, options), target)
 
 
 def execute(job: Job, settings: Settings | None = None) -> Manifest:
@@ -122,10 +132,33 @@ def quantize(
     return _converted(src, dst, Quantize, {"scheme": scheme, **options})
 
 
+def shard_for_tp(
+    src: str | os.PathLike[str], dst: str | os.PathLike[str], tp: int, **options: Any
+) -> Manifest:
+    """Cut the checkpoint folder ``src`` for ``tp`` tensor-parallel ranks, into a folder at ``dst``.
+
+    Keyword options are those of :class:`~fp8convert.options.ShardForTp` and, as for
+    :func:`to_bf16`, of ``Settings``. Raises :class:`~fp8convert.errors.Fp8ConvertError`, also where
+    a cut would part a block of scales; then ``dst`` does not exist.
+    """
+    return _converted(src, dst, ShardForTp, {"tp": tp, **options})
+
+
+def unshard(src: str | os.PathLike[str], dst: str | os.PathLike[str], **options: Any) -> Manifest:
+    """Put the rank files at ``src`` together, into one checkpoint at ``dst``: every tensor as it
+    was. With ``tp`` they are cut for other ranks instead.
+
+    Keyword options are those of :class:`~fp8convert.options.Unshard` and, as for :func:`to_bf16`,
+    of ``Settings``. Raises :class:`~fp8convert.errors.Fp8ConvertError`; then ``dst`` does not
+    exist.
+    """
+    return _converted(src, dst, Unshard, options)
+
+
 def _converted(
     src: str | os.PathLike[str],
     dst: str | os.PathLike[str],
-    kind: type[ToBf16] | type[Quantize],
+    kind: type[Options],
     options: dict[str, Any],
 ) -> Manifest:
     known = {f.name for f in fields(kind)}
@@ -158,7 +191,7 @@ def _run(job: Job, staging: Staging, settings: Settings) -> Manifest:
         data = job.catalogue.folder.read(copy.name, copy.size, "companion file")
         if len(data) != copy.size:
             raise FormatError(f"{shown(copy.name)} changed since it was planned")
-        files.append(staging.put_bytes(copy.name, data))
+        files.append(staging.put_bytes(copy.file, data))
     for name, text in job.plan.texts.items():
         files.append(staging.put_bytes(name, text.encode()))
     manifest = _manifest(job, records, files)
@@ -178,14 +211,16 @@ def _check_space(job: Job, staging: Staging) -> None:
 def _manifest(job: Job, records: list[Record], files: list[dict[str, Any]]) -> dict[str, Any]:
     plan = job.plan
     weights = [i.weight for t in plan.tasks for i in t.items]
-    overflowed = {name: n for r in records for name, n in r.overflowed.items()}
+    overflowed: Counter[str] = Counter()
+    for record in records:
+        overflowed.update(record.overflowed)
     return {
         "format": 1,
         "tool": f"fp8convert {VERSION}",
         "plan": plan.id,
         "rules": dict(sorted({(w.codec.name, w.codec.rule) for w in weights})),
         **counts(plan),
-        "overflowed": overflowed,
+        "overflowed": dict(overflowed),
         **figures(plan, records),
         "warnings": list(plan.warnings),
         "notes": list(plan.notes),

@@ -53,6 +53,14 @@ def strings(value: Any) -> tuple[str, ...]:
     return tuple(v for v in value if isinstance(v, str)) if isinstance(value, list) else ()
 
 
+def layers_of(config: Config) -> int | None:
+    """``num_hidden_layers``, of the model or its text part."""
+    for place in (config, mapping(config.get("text_config"))):
+        if type(found := place.get("num_hidden_layers")) is int:
+            return found
+    return None
+
+
 def declared(config: Config, sidecars: dict[str, Config], ranks: int = 0) -> Declared:
     """The declaration in ``config``, at any depth a model of several parts has, or in a sidecar.
 

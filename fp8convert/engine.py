@@ -2,29 +2,31 @@
 
 Each worker thread owns two aligned buffers and takes the next tile of one of the files begun:
 read, decode, write, hash. With several workers those overlap, for one large file as for many;
-memory is buffers x workers whatever the size of tensors, files or checkpoint.
+memory is buffers x workers whatever the size of tensors, files or checkpoint. A job may be tiles of
+several files that read the same: then it is read once, and the rest is done file by file.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from .catalogue import Catalogue
 from .encoding.band import Bench
 from .errors import ResumableError
+from .fetch import Fetched
 from .fileio import aligned_buffer, hash_file
 from .header import ALIGN as PAGE
+from .jobs import Job, Jobs
 from .options import Options
+from .places import Places
 from .plan import Task
 from .publish import Record, Staging
 from .settings import Progress, Settings
 from .sources import Sources
 from .taskrun import TaskRun
 from .tile import READ_SLACK, Tile
-from .tiles import tiles
 
 
 class Engine:
@@ -52,7 +54,8 @@ class Engine:
         with ThreadPoolExecutor(self.settings.threads, "fp8convert") as pool:
             try:
                 self._resume(tasks, pool)
-                queue = self._tiles([t for t in tasks if t.file not in self.records])
+                left = [t for t in tasks if t.file not in self.records]
+                queue = iter(Jobs(left, self._begin, self.settings.files, self.settings.tile))
                 # Not Thread.join: interrupted, it takes a running thread for a stopped one.
                 wait([pool.submit(self._work, queue) for _ in range(self.settings.threads)])
             except BaseException as e:
@@ -82,26 +85,13 @@ class Engine:
         self._advance(record.size, 0)
         return True
 
-    def _tiles(self, tasks: Sequence[Task]) -> Iterator[tuple[TaskRun, Tile]]:
-        """Tiles of a few files in turn: each is hashed in order, so only several fill the cores."""
-        waiting, begun = iter(tasks), deque[tuple[TaskRun, Iterator[Tile]]]()
-        while True:
-            while len(begun) < self.settings.files and (task := next(waiting, None)):
-                begun.append((self._begin(task), tiles(task, self.settings.tile)))
-            if not begun:
-                return
-            run, rest = begun.popleft()
-            if tile := next(rest, None):
-                begun.append((run, rest))
-                yield run, tile
-
     def _begin(self, task: Task) -> TaskRun:
         run = TaskRun(task, self.shards, self.sources, self.staging)
         with self._lock:
             self._running.add(run)
         return run
 
-    def _work(self, queue: Iterator[tuple[TaskRun, Tile]]) -> None:
+    def _work(self, queue: Iterator[Job]) -> None:
         with self._lock:
             self._active += 1
         try:
@@ -113,7 +103,7 @@ class Engine:
                     job = None if self._error else next(queue, None)
                 if job is None:
                     return
-                self._do(*job, read, write, bench)
+                self._do(job, read, write, bench)
         except BaseException as e:
             self._fail(e)
         finally:
@@ -121,13 +111,24 @@ class Engine:
                 self._active -= 1
                 self._idle.notify_all()
 
-    def _do(
-        self, run: TaskRun, tile: Tile, read: memoryview, write: memoryview, bench: Bench
-    ) -> None:
-        got = run.make(tile, read, write, bench)
-        if tile.nbytes:  # else it only measured
-            self._put(run, tile, write)
-        self._advance(tile.nbytes, got)
+    def _do(self, job: Job, read: memoryview, write: memoryview, bench: Bench) -> None:
+        fetched = self._fetched(job, read) if len(job) > 1 else None
+        for run, tile in job:
+            got = run.make(tile, read, write, bench, fetched)
+            if tile.nbytes:  # else it only measured
+                self._put(run, tile, write)
+            self._advance(tile.nbytes, got)
+
+    def _fetched(self, job: Job, read: memoryview) -> Fetched | None:
+        """What all tiles of ``job`` read; None if that is too much, and each is to do it alone."""
+        places = Places([tile.reads() for _, tile in job])
+        if places.need > len(read):
+            return None
+        for run, _ in job:
+            run.note(places.shards)
+        fetched = Fetched(self.sources, read, places)
+        self._advance(0, fetched.nbytes)
+        return fetched
 
     def _put(self, run: TaskRun, tile: Tile, write: memoryview) -> None:
         shift = tile.begin % PAGE

@@ -1,7 +1,8 @@
 """Files of an untrusted checkpoint folder: a name is believed only after it has been checked.
 
-Every open goes through :meth:`Folder.open`: a plain file name, a regular file, and not outside
-the folder (a Hugging Face cache, whose snapshots link to blobs of the same repository, is known).
+Every open goes through :meth:`Folder.open`: a plain file name or ``folder/name``, a regular file,
+and not outside the folder (a Hugging Face cache, whose snapshots link to blobs of the same
+repository, is known).
 """
 
 from __future__ import annotations
@@ -40,25 +41,31 @@ class Folder:
         in_cache = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
         return cls(root, root.parents[1] if in_cache else root)
 
-    def names(self) -> list[str]:
-        """Names of everything directly in the folder, sorted."""
-        return sorted(os.listdir(self.root))
+    def names(self, sub: str = "") -> list[str]:
+        """Names of everything directly in the folder, or in its folder ``sub``, sorted."""
+        if not sub:
+            return sorted(os.listdir(self.root))
+        check_plain_name(sub, "folder")
+        real = self._resolved(sub, "folder")
+        if not real.is_dir():
+            what = "is not a folder" if real.exists() else "is missing"
+            raise FormatError(f"{shown(sub)} {what}, expected a folder of {shown(self.root)}")
+        return sorted(os.listdir(real))
 
     def has(self, name: str) -> bool:
         """Whether there is a file of that name (a dangling link counts, and fails at open)."""
+        check_name(name, "looked for")
         return os.path.lexists(self.root / name)
 
     def open(self, name: str, why: str) -> int:
         """A read-only descriptor of the regular file ``name``; ``why`` says who named it.
 
-        Raises FormatError for anything that is not a plain name of a regular file in the tree.
-        Nothing else is opened, so a FIFO or device cannot hang or act; one swapped in between
-        the check and the open cannot hang either.
+        Raises FormatError for anything that is not a plain name, or ``folder/name``, of a regular
+        file in the tree. Nothing else is opened, so a FIFO or device cannot hang or act; one
+        swapped in between the check and the open cannot hang either.
         """
-        check_plain_name(name, why)
-        real = Path(os.path.realpath(self.root / name))
-        if not real.is_relative_to(self.inside):
-            raise FormatError(f"{shown(name)} ({why}) is a link out of {shown(self.root)}")
+        check_name(name, why)
+        real = self._resolved(name, why)
         try:
             mode = os.lstat(real).st_mode
         except (FileNotFoundError, NotADirectoryError):
@@ -71,6 +78,12 @@ class Folder:
             os.close(fd)
             raise
         return fd
+
+    def _resolved(self, name: str, why: str) -> Path:
+        real = Path(os.path.realpath(self.root / name))
+        if not real.is_relative_to(self.inside):
+            raise FormatError(f"{shown(name)} ({why}) is a link out of {shown(self.root)}")
+        return real
 
     def size(self, name: str) -> int:
         """Bytes of the regular file ``name``."""
@@ -98,6 +111,17 @@ def _check_regular(mode: int, name: str, why: str) -> None:
 
 def check_plain_name(name: str, why: str) -> None:
     """Raise FormatError unless ``name`` is one plain path component on every platform."""
-    odd = any(c in name for c in "/\\:") or not name.isprintable()  # NUL, lone surrogates: not
-    if odd or name in ("", ".", "..") or len(name.encode("utf-8")) > 255:
+    if not _is_plain(name):
         raise FormatError(f"{shown(name)} ({why}) is not a plain file name")
+
+
+def check_name(name: str, why: str) -> None:
+    """Raise FormatError unless ``name`` is a plain one, or two joined: ``folder/name``."""
+    parts = name.split("/")
+    if len(parts) > 2 or not all(map(_is_plain, parts)):
+        raise FormatError(f"{shown(name)} ({why}) is not a plain file name, or one in a folder")
+
+
+def _is_plain(name: str) -> bool:
+    odd = any(c in name for c in "/\\:") or not name.isprintable()  # NUL, lone surrogates: not
+    return not odd and name not in ("", ".", "..") and len(name.encode("utf-8")) <= 255

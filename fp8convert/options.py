@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 from .errors import UsageError, shown
 
@@ -16,6 +17,14 @@ SCHEMES = (*BLOCKS, "fp8-channel", "fp8-tensor", "int8-channel", "int4-group", "
            "mxfp8")  # fmt: skip
 GROUPS = (32, 64, 128)
 MOST_BLOCK = 1024
+LAYOUTS = ("deepseek", "hf")
+KEEP = "keep"
+PLAIN_WEIGHTS = {"bf16": "bfloat16", "float16": "float16", "float32": "float32"}
+WEIGHTS = (KEEP, *PLAIN_WEIGHTS, *SCHEMES)
+MTP = ("drop", "keep")
+MISALIGNED = ("error", "bf16", "requantize", "reblock")
+EXPERTS = ("owner", "cut")
+MOST_RANKS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +85,7 @@ class Quantize(Options):
         if self.group is not None and (type(self.group) is not int or self.group not in GROUPS):
             raise UsageError(f"group {shown(self.group)}, expected one of {GROUPS}")
         if self.like is not None:
-            self._set("like", _path(self.like))
+            self._set("like", _path("like", self.like))
         for name in ("include", "exclude"):
             self._set(name, _patterns(name, getattr(self, name)))
         if self.block is not None:
@@ -90,16 +99,132 @@ class Quantize(Options):
             raise UsageError(f"{option} is for {' and '.join(schemes)}, not for {self.scheme}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ShardForTp(Options):
+    """Of :func:`~fp8convert.convert.shard_for_tp`. None where the layout decides.
+
+    ``weights``: as they are stored, decoded, or encoded by a scheme, whose options follow it as
+    :class:`Quantize` has them. ``ranks`` are those to write, all of ``tp`` if None. ``misaligned``:
+    what becomes of weights that a cut would part within a block of scales. ``pad_vocab``: the
+    vocabulary is padded with zeros to a multiple of this. ``n_experts`` is only checked.
+    """
+
+    tp: int
+    layout: str = "deepseek"
+    weights: str = KEEP
+    mtp: str | None = None
+    ranks: tuple[int, ...] | None = None
+    misaligned: str = "error"
+    experts: str = "owner"
+    pad_vocab: int | None = None
+    n_experts: int | None = None
+    block: tuple[int, int] | None = None
+    group: int | None = None
+    scale_dtype: str | None = None
+    scale_search: str = "plain"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    like: str | None = None
+    require_exact: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("layout", self.layout, LAYOUTS)
+        one_of("weights", self.weights, WEIGHTS)
+        if self.mtp is not None:
+            one_of("mtp", self.mtp, MTP)
+        one_of("misaligned", self.misaligned, MISALIGNED)
+        one_of("experts", self.experts, EXPERTS)
+        for name, most in (("tp", MOST_RANKS), ("pad_vocab", 1 << 30), ("n_experts", 1 << 30)):
+            _count(name, getattr(self, name), most, optional=name != "tp")
+        if self.ranks is not None:
+            object.__setattr__(self, "ranks", _ranks(self.ranks, self.tp))
+        if self.layout == "deepseek":
+            self._not_with_deepseek()
+        if isinstance(self.to, Quantize):
+            for name in ("include", "exclude", "like", "block"):  # as it has made them
+                object.__setattr__(self, name, getattr(self.to, name))
+
+    def _not_with_deepseek(self) -> None:
+        if self.max_shard_size is not None:
+            raise UsageError("max_shard_size is for layout hf: deepseek has one file a rank")
+        if self.pad_vocab is not None or self.experts != "owner":
+            raise UsageError("pad_vocab and experts cut are for layout hf, not for deepseek")
+
+    @property
+    def written(self) -> tuple[int, ...]:
+        """The ranks to write."""
+        return self.ranks if self.ranks is not None else tuple(range(self.tp))
+
+    @cached_property
+    def to(self) -> ToBf16 | Quantize | None:
+        """The conversion in the same pass; None if bytes are kept."""
+        given = {f.name: getattr(self, f.name) for f in fields(Quantize) if f.name != "scheme"}
+        if self.weights in SCHEMES:
+            return Quantize(scheme=self.weights, **given)
+        odd = [
+            f.name for f in fields(Quantize) if f.name in _ENCODING and given[f.name] != f.default
+        ]
+        if odd:
+            known = ", ".join(SCHEMES)
+            raise UsageError(f"{', '.join(odd)} goes with weights that are encoded: {known}")
+        if self.weights == KEEP:
+            return None
+        shared = {f.name: getattr(self, f.name) for f in fields(Options)}
+        return ToBf16(dtype=PLAIN_WEIGHTS[self.weights], **shared)
+
+
+_ENCODING = {f.name for f in fields(Quantize)} - {f.name for f in fields(Options)} - {"scheme"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unshard(Options):
+    """Of :func:`~fp8convert.convert.unshard`.
+
+    ``tp`` and ``layout``: cut for other ranks, not put together. ``config``: the path of the
+    model's own config.json, for rank files that have none beside them.
+    """
+
+    tp: int | None = None
+    layout: str | None = None
+    config: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _count("tp", self.tp, MOST_RANKS, optional=True)
+        if self.layout is not None:
+            one_of("layout", self.layout, LAYOUTS)
+            if self.tp is None:
+                raise UsageError("layout goes with tp, the ranks to cut for")
+        if self.config is not None:
+            object.__setattr__(self, "config", _path("config", self.config))
+
+
+def _count(option: str, found: object, most: int, optional: bool) -> None:
+    if found is None and optional:
+        return
+    if type(found) is not int or not 0 < found <= most:
+        raise UsageError(f"{option} {shown(found)}, expected an integer from 1 to {most}")
+
+
+def _ranks(found: object, count: int) -> tuple[int, ...]:
+    if isinstance(found, (list, tuple)) and found and all(type(r) is int for r in found):
+        ranks = tuple(sorted(set(found)))
+        if ranks[0] >= 0 and ranks[-1] < count:
+            return ranks
+    raise UsageError(f"ranks {shown(found)}, expected some of 0 to {count - 1}")
+
+
 def one_of(option: str, found: object, known: tuple[str, ...]) -> None:
     """UsageError if ``found`` is not one of the words an option may have."""
     if found not in known:
         raise UsageError(f"{option} {shown(found)}, expected one of {', '.join(known)}")
 
 
-def _path(found: object) -> str:
+def _path(option: str, found: object) -> str:
     if isinstance(found, (str, os.PathLike)) and isinstance(path := os.fspath(found), str):
         return path
-    raise UsageError(f"like {shown(found)}, expected the path of a checkpoint folder")
+    raise UsageError(f"{option} {shown(found)}, expected a path")
 
 
 def _patterns(option: str, found: object) -> tuple[str, ...]:

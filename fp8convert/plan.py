@@ -49,11 +49,15 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Task:
-    """One output file: the unit of work, of the journal, of resume and of distribution."""
+    """One output file: the unit of work, of the journal, of resume and of distribution.
+
+    Tasks that follow each other with the same ``team`` (of 0 or more) are written together.
+    """
 
     file: str
     header: bytes
     items: tuple[Item, ...]
+    team: int = -1
 
     @cached_property
     def size(self) -> int:
@@ -126,10 +130,16 @@ NO_NEEDS = Needs()
 
 
 class Copy(NamedTuple):
-    """A small file carried over as it is."""
+    """A small file carried over as it is, to ``target`` if that is not its ``name`` as well."""
 
     name: str
     size: int
+    target: str = ""
+
+    @property
+    def file(self) -> str:
+        """Its name in the target."""
+        return self.target or self.name
 
 
 @dataclass(frozen=True)
@@ -183,7 +193,7 @@ class Plan:
             "source": {
                 name: {"size": size, "header_sha256": sha} for name, size, sha in self.source
             },
-            "copies": {c.name: c.size for c in self.copies},
+            "copies": {c.file: c.size for c in self.copies},
             "texts": {name: _sha256(text.encode()) for name, text in self.texts.items()},
             "dropped": list(self.dropped),
             "tasks": {t.file: t.digest for t in self.tasks},
@@ -212,6 +222,8 @@ class Plan:
 
 def _stored(part: Stored) -> dict[str, Any]:
     facts = part._asdict()
+    if not part.run:
+        del facts["run"], facts["pitch"]
     if not facts.pop("pieces"):
         del facts["axis"]
         return facts

@@ -7,17 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from . import header
-from .catalogue import Catalogue
+from .catalogue import CONFIG, Catalogue
 from .companions import companions
-from .configout import plain_config
 from .declared import Config
 from .dtypes import DTYPES
 from .errors import SchemeError, shown
 from .layouts import hf
-from .options import TARGETS, Options, ToBf16
-from .plan import Item, Needs, Plan, Task
+from .options import Options, ToBf16
+from .plan import Copy, Item, Needs, Plan, Task
 from .schemes.base import Reading, Scheme
-from .schemes.weight import Weight
+from .writers import Decoded
 
 MAX_PROBLEMS_SHOWN = 8
 MAX_FILE_NAME = 200  # temporaries and journal records add to it, and 255 is the limit
@@ -25,7 +24,7 @@ METADATA = {"format": "pt"}  # older transformers crash without it
 
 
 class Placed(NamedTuple):
-    """What is written for a weight, and the number of the source shard its first part is in.
+    """What is written for a weight, and the number of the source's file its first part is in.
 
     The items do not know yet where in a file they begin.
     """
@@ -42,20 +41,10 @@ def plan_to_bf16(catalogue: Catalogue, scheme: Scheme, options: ToBf16) -> Plan:
         raise SchemeError(
             f"nothing to convert: no weight is coded, the checkpoint is {', '.join(kinds)} already"
         )
-    target = TARGETS[options.dtype]
-    placed = [decoded(w, target) for w in reading.weights]
-    config = plain_config(catalogue.config, options.dtype)
+    writer = Decoded(options.dtype)
+    placed = [Placed(catalogue.place(w.parts[0]), writer.items(w, w)) for w in reading.weights]
+    config = writer.config(catalogue.config)
     return assembled("to-bf16", catalogue, scheme, options, reading, placed, config)
-
-
-def decoded(weight: Weight, target: str) -> Placed:
-    """``weight``, decoded to ``target`` if it is coded."""
-    return Placed(weight.parts[0].shard, (whole(weight, weight.out_dtype(target)),))
-
-
-def whole(weight: Weight, dtype: str) -> Item:
-    """``weight`` as one tensor of ``dtype``."""
-    return Item(weight, dtype, 0, header.numel(weight.shape) * DTYPES[dtype].bits // 8)
 
 
 def read(catalogue: Catalogue, scheme: Scheme, options: Options) -> Reading:
@@ -87,14 +76,21 @@ def assembled(
     options: Options,
     reading: Reading,
     placed: Sequence[Placed],
-    config: Config,
+    config: Config | None,
+    limit: int | None = None,
+    kept: bool = False,
 ) -> Plan:
-    """The plan that writes ``placed`` in the source's order, beside ``config``."""
-    tasks = tuple(_tasks(placed, catalogue, options))
-    copied, not_copied = companions(catalogue, options.copy_code)
+    """The plan that writes ``placed`` in the source's order, beside ``config`` (None: copied).
+
+    ``limit``: of a file's bytes, where no option says it; ``kept``: weights stay as they are.
+    """
+    tasks = tuple(_tasks(placed, catalogue.files, options.max_shard_size or limit))
+    copied, not_copied = companions(catalogue, options.copy_code, kept)
     texts: dict[str, str] = {}
-    if catalogue.config:  # rank files may have none
-        texts["config.json"] = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    if config is None:
+        copied.append(same_config(catalogue))
+    elif catalogue.config:  # rank files may have none
+        texts[CONFIG] = config_text(config)
     weight_map = {i.name: t.file for t in tasks for i in t.items}
     total = sum(i.nbytes for t in tasks for i in t.items)
     index = hf.index(weight_map, total, catalogue.index_metadata)
@@ -108,23 +104,29 @@ def assembled(
         tasks=tasks,
         texts=texts,
         copies=tuple(copied),
-        not_copied=tuple(_printable(n) for n in not_copied),
+        not_copied=tuple(printable(n) for n in not_copied),
         dropped=tuple(t.name for t in reading.dropped),
         warnings=catalogue.warnings + reading.warnings,
         needs=Needs(items=len(weight_map)),
     )
 
 
-def _tasks(placed: Sequence[Placed], catalogue: Catalogue, options: Options) -> Iterator[Task]:
-    if options.max_shard_size is None:
-        groups = _by_shard(placed, len(catalogue.shards))
-        files = hf.kept([catalogue.shards[n].name for n in groups])
+def same_config(catalogue: Catalogue) -> Copy:
+    """The source's own config.json, byte for byte."""
+    name = catalogue.home + CONFIG
+    return Copy(name, catalogue.folder.size(name), CONFIG)
+
+
+def _tasks(placed: Sequence[Placed], files: Sequence[str], limit: int | None) -> Iterator[Task]:
+    if limit is None:
+        groups = _by_shard(placed, len(files))
+        names = hf.kept([files[n] for n in groups])
         parts = list(groups.values())
     else:
-        parts = list(_by_size(placed, options.max_shard_size))
-        files = hf.numbered(len(parts))
-    for file, items in zip(files, parts, strict=True):
-        yield _task(file, items)
+        parts = list(_by_size(placed, limit))
+        names = hf.numbered(len(parts))
+    for name, items in zip(names, parts, strict=True):
+        yield task(name, items)
 
 
 def _by_shard(placed: Sequence[Placed], shards: int) -> dict[int, list[Item]]:
@@ -150,7 +152,7 @@ def _by_size(placed: Iterable[Placed], limit: int) -> Iterator[list[Item]]:
         yield group
 
 
-def _task(file: str, items: list[Item]) -> Task:
+def task(file: str, items: list[Item]) -> Task:
     """Wide elements first, as the safetensors library does, so that every tensor is aligned.
 
     What comes of encoding, scales, lies behind all codes: files are written and hashed in order.
@@ -172,6 +174,11 @@ def _task(file: str, items: list[Item]) -> Task:
     return Task(file, head, tuple(begun))
 
 
-def _printable(name: str) -> str:
+def config_text(config: Config) -> str:
+    """A config as JSON."""
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+
+
+def printable(name: str) -> str:
     """A file name as text that JSON can hold; names on disk need not be UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -3,7 +3,8 @@
 ``DST`` is built in ``.DST.fp8convert/``: ``out/`` becomes DST by one rename, ``job.json`` says
 which plan and source it is, ``journal/`` has a record for every finished file, ``lock`` keeps a
 second run out. Every file is written under a unique temporary name, checked, fsynced, renamed, and
-its folder fsynced, before anything refers to it. See docs/crash-safety.md.
+its folder fsynced, before anything refers to it. Files may lie in folders of ``out/``, one deep
+(``folder/name``). See docs/crash-safety.md.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import json
 import os
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import strictjson
-from .errors import FormatError, TargetError, shown
+from .errors import FormatError, TargetError, listed, shown
 from .fileio import naming, sync
-from .folder import Folder
+from .folder import Folder, check_name
 from .plan import Plan, Task
 
 MANIFEST = "manifest.json"
@@ -68,6 +70,7 @@ class Staging:
         self.state = target.parent / f".{target.name}.fp8convert"
         self.out = self.state / "out"
         self.journal = self.state / "journal"
+        self.folders = [self.out / name for name in _folders(plan)]
 
     def finished(self, source: dict[str, Any]) -> dict[str, Any] | None:
         """The manifest if the target is already there; refuses any but of this plan and source.
@@ -99,6 +102,7 @@ class Staging:
                 if folder.exists():
                     shutil.rmtree(folder)
                 folder.mkdir()
+            self._make_folders()
             self._put(self.state / JOB, job)
             return
         notes = differences(_dict(before, "identity"), self.plan.identity)
@@ -112,14 +116,22 @@ class Staging:
         for folder in (self.journal, self.out):  # gone if the target was made and moved away
             folder.mkdir(exist_ok=True)
         self._sweep()
+        self._make_folders()
 
     def _sweep(self) -> None:
         """Remove temporaries, and what was renamed but not journaled: its successor needs room."""
         kept = [t.file for t in self.plan.tasks if self.recorded(t)]
         vouched = {self.out / file for file in kept} | {self._record_path(file) for file in kept}
-        for left in (*self.out.iterdir(), *self.journal.iterdir()):
+        # What stands in a folder's place goes, a link above all: it would lead out of here.
+        folders = [f for f in self.folders if f.is_dir() and not f.is_symlink()]
+        vouched |= set(folders)
+        for left in [p for f in (self.out, self.journal, *folders) for p in f.iterdir()]:
             if left not in vouched:
                 left.unlink()
+
+    def _make_folders(self) -> None:
+        for folder in self.folders:
+            make_folder(folder)
 
     def temporary(self, folder: Path, name: str) -> Path:
         """A name in ``folder`` that no other run, past or present, uses."""
@@ -149,6 +161,8 @@ class Staging:
 
     def commit(self, manifest: dict[str, Any]) -> None:
         """Write the manifest, last, and make the whole target appear under its name."""
+        for folder in self.folders:  # where something was swept and nothing written since
+            sync_folder(folder)
         self._put(self.out / MANIFEST, manifest)
         _check_files(self.out, manifest, others=False)
         try:
@@ -176,6 +190,9 @@ class Staging:
                 self.clear()
 
     def _record_path(self, file: str) -> Path:
+        """Records lie flat; in a folder's name and a file's there may be too much for one name."""
+        if "/" in file:  # no plain file's record ends so
+            return self.journal / f"{hashlib.sha256(file.encode()).hexdigest()}.record"
         return self.journal / f"{file}.json"
 
     def _put(self, path: Path, value: Any) -> None:
@@ -263,6 +280,17 @@ def differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> 
     return lines[:MAX_DIFFERENCES]
 
 
+def _folders(plan: Plan) -> list[str]:
+    """The folders of a plan's files; refuses names that are deeper, odd, or not different."""
+    names = [MANIFEST, *(t.file for t in plan.tasks), *plan.texts, *(c.file for c in plan.copies)]
+    for name in names:
+        check_name(name, "file of the target")
+    folders = list(dict.fromkeys(name.split("/")[0] for name in names if "/" in name))
+    if doubled := [name for name, n in Counter([*names, *folders]).items() if n > 1]:
+        raise TargetError(f"{listed(doubled)}: expected one file, or one folder, of that name")
+    return folders
+
+
 def _dict(value: Any, key: str) -> dict[str, Any]:
     found = value.get(key) if isinstance(value, dict) else None
     return found if isinstance(found, dict) else {}
@@ -280,10 +308,10 @@ def _read_json(path: Path) -> Any:
 def _check_files(folder: Path, manifest: dict[str, Any], others: bool) -> None:
     """Refuse a folder without the manifest's files, each of its size; ``others`` may be there."""
     try:
-        expected = {f["name"]: f["size"] for f in manifest["files"]}
+        expected = {str(f["name"]): f["size"] for f in manifest["files"]}
     except (KeyError, TypeError):
         raise TargetError(f"{shown(folder)} has a {MANIFEST} without its list of files") from None
-    actual = {p.name: p.stat().st_size for p in folder.iterdir() if p.name != MANIFEST}
+    actual = _sizes(folder, {name.split("/")[0] for name in expected if "/" in name})
     if others:
         actual = {name: size for name, size in actual.items() if name in expected}
     notes = differences(expected, actual)
@@ -292,3 +320,11 @@ def _check_files(folder: Path, manifest: dict[str, Any], others: bool) -> None:
             f"{shown(folder)} does not hold what its manifest says, in bytes by file:\n"
             + "\n".join(notes)
         )
+
+
+def _sizes(folder: Path, folders: set[str]) -> dict[str, int]:
+    """Bytes of everything but the manifest, by name; of what is in ``folders`` as well."""
+    found = [p for p in folder.iterdir() if p.name != MANIFEST]
+    inner = {p for p in found if p.name in folders and p.is_dir()}
+    found = [p for p in found if p not in inner] + [p for f in inner for p in f.iterdir()]
+    return {p.relative_to(folder).as_posix(): p.stat().st_size for p in found}

@@ -14,14 +14,16 @@ from .codetiles import grid_bytes, least_tile
 from .configout import quantized_config
 from .declared import Config, mapping
 from .encoding.band import CHUNK
+from .encoding.encoder import Encoding, Part
 from .encoding.lossless import Way, copied, decodable, encoding, way
 from .encoding.targets import Target, target
 from .errors import SchemeError, listed
 from .options import TARGETS, Quantize
 from .plan import Item, Needs, Plan
-from .planner import Placed, assembled, decoded, read, refuse, refuse_strictly, whole
+from .planner import Placed, assembled, read, refuse, refuse_strictly
 from .schemes.base import Scheme
 from .schemes.weight import Weight
+from .writers import Writer, whole
 
 # transformers' GPT-2 and its kin keep these linears transposed, in a class of their own.
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
@@ -30,35 +32,106 @@ CONV1D = ("c_attn", "c_proj", "c_fc", "q_attn")
 
 def plan_quantize(catalogue: Catalogue, scheme: Scheme, options: Quantize) -> Plan:
     """Plan the encoding of the chosen weights; refuse here or not at all."""
-    if not catalogue.config:
-        raise SchemeError("config.json is missing or empty: the scheme is to be declared there")
     reading = read(catalogue, scheme, options)
-    dtype = _dtype(catalogue.config)
-    siblings = _has_siblings(reading.weights, catalogue.config)
-    to = target(options, siblings, TARGETS[dtype])
-    like = _coded_in(options.like) if options.like is not None else None
-    misfit = _misfit(to, catalogue.config)
-    choice = choose(reading.weights, options.include, options.exclude, like, misfit)
-    absent = (like or frozenset()) - {w.name for w in reading.weights}
-    warnings = (*choice.notes, *choice.warnings, *_unloadable(to, choice), *_absent(absent))
-    if options.strict:
-        refuse_strictly(warnings)
-    placer = _Placer(to, options, reading.weights, choice, _powers(catalogue))
-    placed = [
-        placer.placed(w) if w.name in choice.chosen else decoded(w, TARGETS[dtype])
-        for w in reading.weights
-    ]
+    writer = Encoded(catalogue, reading.weights, options)
+    placed = [Placed(catalogue.place(w.parts[0]), writer.items(w, w)) for w in reading.weights]
     _refuse_clashes(placed)
-    experts = "fp8" if to.native else None
-    config = quantized_config(catalogue.config, to.config(choice.ignored), dtype, experts)
+    config = writer.config(catalogue.config)
     plan = assembled("quantize", catalogue, scheme, options, reading, placed, config)
     return replace(
         plan,
-        warnings=(*plan.warnings, *warnings),
-        notes=placer.notes,
-        copied=tuple(placer.copied),
-        needs=_needs([i for t in plan.tasks for i in t.items]),
+        warnings=(*plan.warnings, *writer.warnings),
+        notes=writer.notes,
+        copied=writer.copied,
+        needs=needs_of([i for t in plan.tasks for i in t.items]),
     )
+
+
+class Encoded(Writer):
+    """The chosen weights encoded by a scheme, or copied where the source has just these bytes; the
+    others decoded to the model's own dtype."""
+
+    def __init__(self, catalogue: Catalogue, weights: Sequence[Weight], options: Quantize) -> None:
+        """SchemeError where the choice cannot be; with ``options.strict`` also for warnings."""
+        if not catalogue.config:
+            raise SchemeError("config.json is missing or empty: the scheme is to be declared there")
+        self.dtype = dtype_of(catalogue.config)
+        self.tag = TARGETS[self.dtype]
+        self.to = to = target(options, _has_siblings(weights, catalogue.config), self.tag)
+        like = _coded_in(options.like) if options.like is not None else None
+        misfit = _misfit(to, catalogue.config)
+        self.choice = choose(weights, options.include, options.exclude, like, misfit)
+        absent = (like or frozenset()) - {w.name for w in weights}
+        of, choice = _unloadable(to, self.choice), self.choice
+        self.warnings = (*choice.notes, *choice.warnings, *of, *_absent(absent))
+        if options.strict:
+            refuse_strictly(self.warnings)
+        self.search, self.powers = options.scale_search == "mse", has_powers(catalogue)
+        self._chosen = {w.name: w for w in weights if w.name in choice.chosen}
+        self._ways: dict[str, tuple[Way, tuple[Weight, ...]]] = {}  # by the first who shares
+        self._copied: dict[str, None] = {}
+
+    def step(self, weight: Weight, axis: int) -> int:
+        """Between blocks; a scale of the whole tensor is measured over all of it."""
+        if weight.name not in self._chosen or self.to.scheme == "fp8-tensor":
+            return 1
+        if self._way(weight)[0].copied:
+            return weight.codec.step(weight.parts, axis)
+        return self.to.codec.block_of(weight.shape)[axis]
+
+    def tensors(self, weight: Weight) -> tuple[Part, ...]:
+        """Those of the scheme, or one."""
+        if weight.name in self._chosen:
+            return self.to.parts(weight)
+        return (Part(weight.name, weight.out_dtype(self.tag), weight.shape),)
+
+    def items(self, weight: Weight, piece: Weight) -> tuple[Item, ...]:
+        """Copied where the source has just these bytes, else encoded."""
+        if weight.name not in self._chosen:
+            return (whole(piece, piece.out_dtype(self.tag)),)
+        how, members = self._way(weight)
+        if how.copied:
+            self._copied[weight.name] = None
+            return tuple(whole(w, dtype) for w, dtype in copied(weight, piece, self.to))
+        return encoded(piece, encoding(piece, self.to, self.search, how, members))
+
+    def config(self, config: Config) -> Config:
+        """With the scheme's declaration."""
+        experts = "fp8" if self.to.native else None
+        said = self.to.config(self.choice.ignored)
+        return quantized_config(config, said, self.dtype, experts)
+
+    @property
+    def copied(self) -> tuple[str, ...]:
+        """Weights whose bytes are copied."""
+        return tuple(self._copied)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was found to be done already."""
+        if not self._copied:
+            return ()
+        count = f"{len(self._copied):,} of {len(self._chosen):,} weights"
+        return (f"already {self.to.scheme} in the source, bytes copied: {count}",)
+
+    def _way(self, weight: Weight) -> tuple[Way, tuple[Weight, ...]]:
+        """How, together with the weights that share a scale of the whole tensor with it."""
+        if not self.to.shares:
+            return way((weight,), self.to, self.powers), ()
+        names = partners(weight.name) or (weight.name,)
+        first = next(n for n in names if n in self._chosen)
+        if first not in self._ways:
+            members = [self._chosen[n] for n in names if n in self._chosen]
+            how = way(members, self.to, self.powers)
+            self._ways[first] = how, tuple(map(decodable, members))
+        return self._ways[first]
+
+
+def encoded(piece: Weight, found: Encoding) -> tuple[Item, ...]:
+    """The tensors of ``piece`` that come of its encoding."""
+    plain = decodable(piece)
+    parts = enumerate(found.parts)
+    return tuple(Item(plain, p.dtype, 0, p.nbytes, found, k) for k, p in parts)
 
 
 def _unloadable(to: Target, choice: Choice) -> Iterator[str]:
@@ -88,51 +161,7 @@ def _misfit(to: Target, config: Config) -> Callable[[Weight], str | None]:
     return found
 
 
-class _Placer:
-    """Turns a chosen weight into the tensors that are written for it."""
-
-    def __init__(
-        self, to: Target, options: Quantize, weights: Sequence[Weight], choice: Choice,
-        powers: bool,
-    ) -> None:  # fmt: skip
-        self.to, self.search, self.powers = to, options.scale_search == "mse", powers
-        self.chosen = {w.name: w for w in weights if w.name in choice.chosen}
-        self.ways: dict[str, tuple[Way, tuple[Weight, ...]]] = {}  # by the first who shares
-        self.copied: list[str] = []
-
-    def placed(self, weight: Weight) -> Placed:
-        """Copied where the source has just these bytes, else encoded."""
-        shard, (how, members) = weight.parts[0].shard, self._way(weight)
-        if how.copied:
-            self.copied.append(weight.name)
-            return Placed(shard, tuple(whole(w, dtype) for w, dtype in copied(weight, self.to)))
-        plain = decodable(weight)
-        found = encoding(weight, self.to, self.search, how, members)
-        parts = enumerate(found.parts)
-        return Placed(shard, tuple(Item(plain, p.dtype, 0, p.nbytes, found, k) for k, p in parts))
-
-    def _way(self, weight: Weight) -> tuple[Way, tuple[Weight, ...]]:
-        """How, together with the weights that share a scale of the whole tensor with it."""
-        if not self.to.shares:
-            return way((weight,), self.to, self.powers), ()
-        names = partners(weight.name) or (weight.name,)
-        first = next(n for n in names if n in self.chosen)
-        if first not in self.ways:
-            members = [self.chosen[n] for n in names if n in self.chosen]
-            how = way(members, self.to, self.powers)
-            self.ways[first] = how, tuple(map(decodable, members))
-        return self.ways[first]
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was found to be done already."""
-        if not self.copied:
-            return ()
-        count = f"{len(self.copied):,} of {len(self.chosen):,} weights"
-        return (f"already {self.to.scheme} in the source, bytes copied: {count}",)
-
-
-def _needs(items: Sequence[Item]) -> Needs:
+def needs_of(items: Sequence[Item]) -> Needs:
     """What they ask of memory; looked up once for equal weights."""
     needs = Needs(items=len(items))
     known: set[tuple[object, ...]] = set()
@@ -161,11 +190,11 @@ def _has_siblings(weights: Sequence[Weight], config: Config) -> bool:
     return bool(scales) and scales.most_common(1)[0][0] == "scale"
 
 
-def _powers(catalogue: Catalogue) -> bool:
+def has_powers(catalogue: Catalogue) -> bool:
     return mapping(catalogue.declared.quantization).get("scale_fmt") == "ue8m0"
 
 
-def _dtype(config: Config) -> str:
+def dtype_of(config: Config) -> str:
     """The model's own dtype, for coded weights that are not encoded."""
     for place in (config, mapping(config.get("text_config"))):
         for key in ("torch_dtype", "dtype"):

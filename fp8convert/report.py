@@ -9,21 +9,22 @@ from typing import Any
 from .classes import group
 from .encoding.band import Errors, joined
 from .encoding.carried import CARRIED
-from .options import Quantize
+from .options import Quantize, ShardForTp
 from .plan import Plan
 from .publish import Record
 
 
 def counts(plan: Plan) -> dict[str, int]:
-    """Weights and tensors, by what was done to them."""
-    items = [i for t in plan.tasks for i in t.items if not i.part]
+    """Weights and tensors, by what was done to them; on several ranks they count once."""
+    every = {i.name: i for t in plan.tasks for i in t.items if not i.part}
+    items = every.values()
     coded = [i for i in items if i.weight.codec.coded and not isinstance(i.weight.codec, CARRIED)]
     decoded = [i.weight for i in coded if not i.encoding]
     encoded = sum(i.encoding is not None for i in items)
     done = {"weights_encoded": encoded, "weights_copied": len(plan.copied)}
     copies = sum(isinstance(i.weight.codec, CARRIED) for i in items if not i.encoding)
     return {
-        **(done if isinstance(plan.options, Quantize) else {}),
+        **(done if scheme_of(plan) else {}),
         "weights_decoded": len(decoded),
         "tensors_kept": len(items) - len(decoded) - encoded - copies,
         "parts_dropped": sum(len(w.parts) - 1 + len(w.dropped) for w in decoded)
@@ -31,19 +32,33 @@ def counts(plan: Plan) -> dict[str, int]:
     }
 
 
+def scheme_of(plan: Plan) -> str | None:
+    """What weights are encoded by, if any are."""
+    options = plan.options
+    to = options.to if isinstance(options, ShardForTp) else options
+    if isinstance(to, Quantize):
+        return to.scheme
+    encoded = any(i.encoding for t in plan.tasks for i in t.items)
+    return "as the source" if encoded else None
+
+
 def figures(plan: Plan, records: Sequence[Record]) -> dict[str, Any]:
     """``scheme``, its rules, and how exact each weight and each class of them is.
 
-    Empty unless the command is ``quantize``.
+    Empty where nothing is encoded. What ranks have of a weight is taken together.
     """
-    if not isinstance(plan.options, Quantize):
+    if (scheme := scheme_of(plan)) is None:
         return {}
-    errors = {name: Errors(*e) for r in records for name, e in r.errors.items()}
+    found: dict[str, list[Errors]] = {}
+    for record in records:
+        for name, e in record.errors.items():
+            found.setdefault(name, []).append(Errors(*e))
+    errors = {name: joined(of) for name, of in found.items()}
     encoders = {i.encoding.encoder for t in plan.tasks for i in t.items if i.encoding}
     quantized: dict[str, Any] = {name: {"exact": True, "copied": True} for name in plan.copied}
     quantized |= {name: said(e) for name, e in errors.items()}
     return {
-        "scheme": plan.options.scheme,
+        "scheme": scheme,
         "encoders": sorted((e.to_dict() for e in encoders), key=str),
         "by_class": _by_class(plan.copied, errors),
         "quantized": dict(sorted(quantized.items())),

@@ -15,6 +15,7 @@ from .errors import DataError, shown
 from .fetch import Fetched
 from .fileio import TargetFile
 from .header import ALIGN as PAGE
+from .places import Places
 from .plan import Task
 from .publish import Record, Staging
 from .schemes.weight import Weight
@@ -46,14 +47,17 @@ class TaskRun:
         self.left = task.size
         self.lock = threading.Lock()
 
-    def make(self, tile: Tile, read: memoryview, write: memoryview, bench: Bench) -> int:
+    def make(
+        self, tile: Tile, read: memoryview, write: memoryview, bench: Bench,
+        fetched: Fetched | None = None,
+    ) -> int:  # fmt: skip
         """Fill ``write`` with the tile's bytes, at the offset they have in their page.
 
-        Returns how many bytes were read.
+        Returns how many bytes were read: none if they are ``fetched`` already.
         """
         import numpy as np
 
-        work = _TileWork(self, tile, read, bench)
+        work = _TileWork(self, tile, read, bench, fetched)
         base = tile.begin - tile.begin % PAGE
         target = np.frombuffer(write, np.uint8)
         for literal in tile.literals:
@@ -78,7 +82,9 @@ class TaskRun:
 
     def where(self, weight: Weight) -> str:
         """Words that begin a message on ``weight``."""
-        return f"{shown(self.shards[weight.parts[0].shard])}: weight {shown(weight.name)}"
+        shard = weight.parts[0].shard
+        file = self.shards[shard] if shard >= 0 else self.task.file  # all of it is padding
+        return f"{shown(file)}: weight {shown(weight.name)}"
 
     def judge(self, weight: Weight, found: Findings, dtype: str, encoded: bool = False) -> None:
         """Refuse damage; count what overflows, or refuse it: what is ``encoded`` must be finite."""
@@ -132,13 +138,17 @@ class TaskRun:
 class _TileWork:
     """What one tile reads, at once or chunk by chunk, and how its chunks are decoded."""
 
-    def __init__(self, run: TaskRun, tile: Tile, read: memoryview, bench: Bench) -> None:
+    def __init__(
+        self, run: TaskRun, tile: Tile, read: memoryview, bench: Bench, fetched: Fetched | None
+    ) -> None:
         self.run, self.tile, self.buffer, self.bench = run, tile, read, bench
         self.got = 0
-        self.whole = None if tile.piecemeal else self._fetched(tile.reads())
+        self.whole = fetched
+        if not fetched and not tile.piecemeal:
+            self.whole = self._fetched(tile.reads())
 
     def _fetched(self, reads: Iterable[Read]) -> Fetched:
-        found = Fetched(self.run.sources, self.buffer, reads)
+        found = Fetched(self.run.sources, self.buffer, Places([reads]))
         self.run.note(found.shards)
         self.got += found.nbytes
         return found

@@ -76,11 +76,21 @@ class Measure(NamedTuple):
     trial: bool
 
 
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """How ``files`` files of a team cut one of their items: into bands of the same ``rows``, each
+    band a tile of its own, so that what they read of the source is read once for all."""
+
+    rows: int
+    files: int
+
+
 @dataclass(slots=True)
 class Tile:
     """Output bytes ``[begin, end)`` of a task's file; none, if it only measures.
 
     ``piecemeal``: what it reads does not fit into a worker's buffer, and is read chunk by chunk.
+    ``band``: it is the one of these rows, and to be read together with those of the other files.
     """
 
     begin: int
@@ -91,6 +101,7 @@ class Tile:
     spooled: list[Spooled] = field(default_factory=list)
     measure: Measure | None = None
     piecemeal: bool = False
+    band: tuple[Shared, int] | None = None
     read_bytes: int = 0  # page-rounded, at most
 
     @property
@@ -115,6 +126,11 @@ class Cut:
         """The tile so far; the next one begins."""
         done, self.tile = self.tile, Tile(self.tile.end, self.tile.end)
         return done
+
+    def band(self, of: Shared, row: int) -> Tile:
+        """The tile so far, which is a band from ``row`` on; the next one begins."""
+        self.tile.band = of, row
+        return self.full()
 
     def has_room(self, cost: int) -> bool:
         """Whether a worker's buffer holds ``cost`` bytes more."""

@@ -6,17 +6,23 @@ boundaries wherever a row of blocks fits into a tile, so each source byte is rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from .codecs.base import Grid, Rect
 from .codetiles import coded, spooled
 from .errors import Fp8ConvertError, shown
 from .plan import Item, Task
-from .tile import Cut, Literal, Piece, Tile, cost, reads
+from .teams import bands
+from .tile import Cut, Literal, Piece, Shared, Tile, cost, reads
+
+ALONE: Mapping[str, Shared] = {}
 
 
-def tiles(task: Task, limit: int) -> Iterator[Tile]:
-    """The tiles of ``task``, each of at most ``limit`` output bytes, covering the whole file."""
+def tiles(task: Task, limit: int, shared: Mapping[str, Shared] = ALONE) -> Iterator[Tile]:
+    """The tiles of ``task``, each of at most ``limit`` output bytes, covering the whole file.
+
+    Items that are ``shared``, by name, are cut as all files of the team cut them.
+    """
     cut = Cut(limit)
     header = memoryview(task.header)
     for lo in range(0, len(header), limit):
@@ -28,13 +34,28 @@ def tiles(task: Task, limit: int) -> Iterator[Tile]:
     for item in task.items:
         if item.nbytes == 0:
             continue
-        if item.encoding is None:
-            yield from _decoded(item, cut)
-        elif item.part:
+        of = shared.get(item.name)
+        if item.part:
             yield from spooled(item, cut)
+        elif item.encoding:
+            yield from coded(item, item.encoding, cut, measured, of)
+        elif of:
+            yield from _banded(item, of, cut)
         else:
-            yield from coded(item, item.encoding, cut, measured)
-    yield cut.tile
+            yield from _decoded(item, cut)
+    if cut.tile.nbytes:
+        yield cut.tile
+
+
+def _banded(item: Item, of: Shared, cut: Cut) -> Iterator[Tile]:
+    if cut.tile.nbytes:
+        yield cut.full()
+    for rect in bands(item, of):
+        row = item.nbytes // item.weight.codec.grid(item.weight.parts).rows
+        nbytes = (rect.r1 - rect.r0) * row
+        needed = reads(item.weight, rect)
+        _append(Piece(item, rect, item.begin + rect.r0 * row, nbytes, needed), cut)
+        yield cut.band(of, rect.r0)
 
 
 def _decoded(item: Item, cut: Cut) -> Iterator[Tile]:
@@ -46,10 +67,14 @@ def _decoded(item: Item, cut: Cut) -> Iterator[Tile]:
         if piece is None:
             yield cut.full()
             continue
-        cut.tile.pieces.append(piece)
-        cut.tile.end += piece.nbytes
-        cut.tile.read_bytes += cost(piece.reads)
+        _append(piece, cut)
         at += piece.nbytes // width
+
+
+def _append(piece: Piece, cut: Cut) -> None:
+    cut.tile.pieces.append(piece)
+    cut.tile.end += piece.nbytes
+    cut.tile.read_bytes += cost(piece.reads)
 
 
 def _next_piece(item: Item, grid: Grid, at: int, cut: Cut) -> Piece | None:

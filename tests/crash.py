@@ -143,6 +143,14 @@ def hold(path: str) -> None:
     trace(setattr, ("pwritev",), before, nothing)
 
 
+def in_folders(name: str, *args: Any) -> None:
+    """Have the files of the target lie in folders, and tamper as another one does."""
+    from .nested import nest
+
+    nest(setattr)
+    globals()[name](*args)
+
+
 class Ended(NamedTuple):
     """How a child ended: exit code (or minus the signal), and what it printed."""
 

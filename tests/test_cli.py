@@ -178,15 +178,9 @@ def test_a_failure_names_the_unfinished_work(tiny_fp8: Path, tmp_path: Path) -> 
     assert "Unfinished" not in busy.stderr
 
 
-def test_shard_for_tp_says_not_yet(tmp_path: Path) -> None:
-    for program, arguments in (("shard-for-tp", []), ("fp8convert", ["shard-for-tp"])):
-        done = run(*arguments, "src", "dst", "--tp", "8", program=program, cwd=tmp_path)
-        assert done.returncode == 1
-        assert "not there yet" in done.stderr
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("command", ["", "to-bf16", "inspect", "make-sample"])
+@pytest.mark.parametrize(
+    "command", ["", "to-bf16", "inspect", "make-sample", "shard-for-tp", "unshard"]
+)
 def test_help_has_examples_and_loads_nothing_heavy(command: str) -> None:
     done = run(*filter(None, [command]), "--help")
     assert done.returncode == 0

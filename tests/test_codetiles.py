@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fp8convert import codetiles, header, planner, tile, tiles
+from fp8convert import codetiles, header, planner, tile, tiles, writers
 from fp8convert.codecs.awq import Awq
 from fp8convert.codecs.base import Codec, Rect, Stored
 from fp8convert.codecs.fp4_block import Fp4Block
@@ -88,7 +88,7 @@ def items_of(
     found = list(kept)
     for w in fused:
         if how.copied:
-            found += [planner.whole(part, dtype) for part, dtype in copied(w, to)]
+            found += [writers.whole(part, dtype) for part, dtype in copied(w, w, to)]
             continue
         made = encoding(w, to, search, how, members)
         parts = enumerate(made.parts)
@@ -98,7 +98,7 @@ def items_of(
 
 def task(items: list[Item]) -> Task:
     """One file, in the planner's order."""
-    return planner._task("f", items)
+    return planner.task("f", items)
 
 
 # --- What must hold of any tiles

@@ -9,6 +9,7 @@ import pytest
 import fp8convert
 from fp8convert.convert import prepare
 from fp8convert.engine import Engine
+from fp8convert.jobs import Jobs
 from fp8convert.plan import MOST_FILES, NO_NEEDS, Needs
 from fp8convert.publish import Staging
 from fp8convert.settings import Settings
@@ -28,17 +29,15 @@ def test_any_number_of_files_at_a_time_gives_the_same_bytes(
 
 @pytest.mark.parametrize("files", [1, 2, 3])
 def test_files_are_begun_as_others_end_and_each_is_in_order(
-    files: int, tiny_fp8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: int, tiny_fp8: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(Settings, "files", files)
-    monkeypatch.setattr(Settings, "tile", 1 << 18)
     job = prepare(tiny_fp8, tmp_path / "dst")
     staging = Staging(job.target, job.plan)
     staging.out.mkdir(parents=True)
     engine = Engine(job.catalogue, staging, Settings())
     at: dict[str, int] = {}
     order: list[str] = []
-    for run, tile in engine._tiles(job.plan.tasks):
+    for ((run, tile),) in Jobs(job.plan.tasks, engine._begin, files, 1 << 18):
         assert tile.begin == at.get(run.task.file, 0)
         at[run.task.file] = tile.end
         order.append(run.task.file)

@@ -9,7 +9,7 @@ import pytest
 
 from fp8convert.codecs.base import COPIES, Span, Stored
 from fp8convert.dtypes import DTYPES
-from fp8convert.errors import DataError, Fp8ConvertError
+from fp8convert.errors import DataError
 from fp8convert.pieces import Source, joined, sources
 
 Shards = dict[int, np.ndarray]
@@ -119,10 +119,21 @@ def test_a_tensor_that_is_not_cut_may_be_asked_for_runs() -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1, COPIES])
-def test_runs_of_a_tensor_that_is_cut_are_refused(axis: int) -> None:
-    part, _, _ = stored((4, 4), "U8", (2,), max(axis, 0))
-    with pytest.raises(Fp8ConvertError, match="'w': runs of a tensor that is cut over files"):
-        sources(part._replace(axis=axis), Span(0, 1, 4, 4))
+def test_runs_of_a_tensor_that_is_cut(axis: int) -> None:
+    """As codecs ask that transpose: whatever the runs and their distance."""
+    if axis == COPIES:
+        part, shards = copies(*3 * [bytes(range(10))])
+    else:
+        part, _, shards = stored((4, 6), "U8", (1, 3), axis)
+    flat = fetch(part, Span(0, part.end), shards)[0]
+    for begin in range(part.end):
+        for length in range(1, part.end - begin):
+            for stride in range(length, part.end - begin - length + 1):
+                for times in range(2, (part.end - begin - length) // stride + 2):
+                    got, found = fetch(part, Span(begin, begin + length, times, stride), shards)
+                    at = begin + stride * np.arange(times)[:, None] + np.arange(length)
+                    assert got.tolist() == flat[at].reshape(-1).tolist()
+                    assert all(s.begin < s.end for s in found)
 
 
 def copies(*contents: bytes) -> tuple[Stored, Shards]:

@@ -8,13 +8,15 @@ From the lowest bits up a word holds the outputs 0 2 4 6 1 3 5 7 of its eight. S
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .base import Findings, Grid, Rect, Span, Stored, runs
-from .blocks import Coded, decode_matrix, group_mismatch, mismatch
+from .blocks import group_mismatch, mismatch
+from .coded import Coded, decode_matrix
 from .elements import ELEMENTS
 from .scales import PLAIN, WIDTHS, to_float32
+from .slices import sliced
 from .transposed import Transposed, bands, nibbles
 
 if TYPE_CHECKING:
@@ -108,9 +110,30 @@ class Awq(Transposed):
                 np.ascontiguousarray(scales[:, rows].T),
                 np.ascontiguousarray(zeros[:, rows].T),
                 (1, self.group), row=rect.r0 + rows.start, column=rect.c0,
+                left=rect.c0 % self.group,
             )  # fmt: skip
             total.add(decode_matrix(ELEMENTS["uint8"], piece, to[rows], target))
         return total
+
+    def step(self, parts: Sequence[Stored], axis: int) -> int:
+        """Words of outputs; groups of inputs, anywhere if there is only one."""
+        whole = self.group == parts[0].shape[0]
+        return (1 if whole else self.group) if axis else PER
+
+    def cut_at_steps(
+        self, parts: Sequence[Stored], axis: int, begin: int, end: int
+    ) -> tuple[Transposed, tuple[Stored, ...]]:
+        """Rows of all parts along inputs, columns of all along outputs."""
+        codes, scales, *zeros = parts
+        if axis == 0:
+            packed = (sliced(p, 1, begin // PER, end // PER) for p in (codes, *zeros))
+            codes, *zeros = packed
+            return self, (codes, sliced(scales, 1, begin, end), *zeros)
+        codes, group = sliced(codes, 0, begin, end), self.group
+        if group == parts[0].shape[0]:
+            return replace(self, group=end - begin), (codes, scales, *zeros)
+        cut = (sliced(p, 0, begin // group, end // group) for p in (scales, *zeros))
+        return self, (codes, *cut)
 
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": "awq", "bits": 4, "group": 128}``."""

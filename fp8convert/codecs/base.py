@@ -27,7 +27,9 @@ class Stored(NamedTuple):
     """A stored tensor: bytes ``[begin, end)`` of shard number ``shard``.
 
     One that a layout has cut over files has ``pieces``, in order along ``axis`` (or equal, if that
-    is COPIES); ``shape`` is the whole's, and ``begin`` is 0. See :mod:`fp8convert.pieces`.
+    is COPIES); ``shape`` is the whole's, and ``begin`` is 0. A slice of columns of one has ``run``
+    bytes every ``pitch``, the first at ``begin``; ``end - begin`` counts the runs alone. A negative
+    ``shard`` is no file: all bytes are ``~shard``. See :mod:`.slices`, :mod:`fp8convert.pieces`.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Stored(NamedTuple):
     end: int
     pieces: tuple[Stored, ...] = ()
     axis: int = 0
+    run: int = 0
+    pitch: int = 0
 
 
 class Grid(NamedTuple):
@@ -158,6 +162,21 @@ class Codec(ABC):
         self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], out: Array, target: str
     ) -> Findings:
         """Decode ``rect`` from ``data`` (its spans) into ``out``, 1-D, of ``target``'s bits."""
+
+    def step(self, parts: Sequence[Stored], axis: int) -> int:
+        """The weight may be cut along ``axis`` at multiples of this, and at its ends, so that its
+        parts are cut with it; 0: at its ends only."""
+        raise NotImplementedError
+
+    def cut(
+        self, parts: Sequence[Stored], axis: int, begin: int, end: int
+    ) -> tuple[Codec, tuple[Stored, ...]]:
+        """The slice ``[begin, end)`` of the weight along ``axis``: its codec and its parts.
+
+        Where a step is cut through, a codec that reads such a slice, but is not a form to be
+        stored. SchemeError if there is none.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:

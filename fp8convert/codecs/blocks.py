@@ -1,141 +1,25 @@
-"""What every codec with a grid of scales shares: products, damage, overflow, experts.
+"""What codecs share whose codes are in row-major order with a grid of scales: spans, stacks, cuts.
 
-``Blocks`` is the contract for codes in row-major order; the codecs whose codes are stored
-transposed bring a piece of them into that order and call :func:`decode_matrix` as well.
+The codecs whose codes are stored transposed are in :mod:`.transposed`; all end in :mod:`.coded`.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..dtypes import DTYPES
-from ..errors import shown
+from ..errors import SchemeError, shown
 from ..header import numel
 from .base import Codec, Findings, Grid, Rect, Span, Stored
+from .coded import Coded, damage_of, decode_matrix
 from .elements import Element
 from .scales import WIDTHS, to_float32
+from .slices import sliced
 
 if TYPE_CHECKING:
     from .base import Array, Bytes
-
-SCRATCH = 1 << 18  # elements
-LARGEST = {"BF16": 3.3895313892515355e38, "F16": 65504.0, "F32": 3.4028234663852886e38}
-
-
-class Coded(NamedTuple):
-    """A piece of a weight as a kernel takes it: codes [r, c], their scales and zero points.
-
-    ``scales`` and ``zeros`` are float32 [blocks down, blocks across]; ``phase`` is how far into its
-    block the first row lies; ``row``, ``column`` and ``expert`` (if there are several) say where in
-    the weight it is, for messages.
-    """
-
-    codes: Array
-    scales: Array
-    zeros: Array | None
-    block: tuple[int, int]
-    phase: int = 0
-    row: int = 0
-    column: int = 0
-    expert: int | None = None
-
-    @property
-    def where(self) -> str:
-        """Words for a message."""
-        return "" if self.expert is None else f"expert {self.expert}, "
-
-
-def decode_matrix(element: Element, p: Coded, out: Array, target: str) -> Findings:
-    """One float32 product per element, rounded once to ``target``; ``out`` is [r, c]."""
-    import numpy as np
-
-    from .. import kernels
-
-    found = Findings(damage=damage_of(element, p))
-    if target == "F16":
-        _decode_f16(element, p, out)
-    else:
-        checked = found.damage is None
-        kernels.load().decode(element, p.codes, p.scales, p.zeros, p.phase, p.block, out, checked)
-    reach = element.largest + (0.0 if p.zeros is None else float(np.abs(p.zeros).max(initial=0.0)))
-    with np.errstate(over="ignore", invalid="ignore"):
-        top = float(np.abs(p.scales).max(initial=0.0)) * reach
-    if not top <= LARGEST[target]:
-        found.overflowed = count_infinite(out, target)
-    return found
-
-
-def _decode_f16(element: Element, p: Coded, out: Array) -> None:
-    """Through float32, a bounded number of elements at a time."""
-    import numpy as np
-
-    from .. import kernels
-
-    (br, bc), (rows, columns) = p.block, out.shape
-    narrow = 8 // element.bits
-    wide = min(columns, max(SCRATCH // bc, 1) * bc)
-    high = max(SCRATCH // wide, 1) if wide == columns else 1
-    for r in range(0, rows, high):
-        top, end = p.phase + r, p.phase + min(r + high, rows)
-        for c in range(0, columns, wide):
-            at = (slice(top // br, -(-end // br)), slice(c // bc, -(-(c + wide) // bc)))
-            part = p.codes[r : r + high, c // narrow : (c + wide) // narrow]
-            zeros = None if p.zeros is None else p.zeros[at]
-            product = np.empty(out[r : r + high, c : c + wide].shape, np.float32)
-            kernels.load().decode(element, part, p.scales[at], zeros, top % br, p.block, product)
-            with np.errstate(over="ignore", under="ignore"):
-                out[r : r + high, c : c + wide] = product
-
-
-def damage_of(element: Element, p: Coded) -> str | None:
-    """Why no correct checkpoint has these codes and scales, or None."""
-    import numpy as np
-
-    from .. import kernels
-
-    if kernels.load().has_odd_code(element, p.codes.reshape(-1)):
-        assert element.odd is not None
-        flip, mask, limit = map(np.uint8, element.odd)
-        row, column = np.argwhere(((p.codes ^ flip) & mask) >= limit)[0]
-        kind = "NaN or infinite" if element.name == "e5m2" else "NaN"
-        return f"a {kind} code at {p.where}row {p.row + row}, column {p.column + column}"
-    negative = not element.is_float  # AutoRound's full-range rule gives integers such scales
-    fine = np.isfinite(p.scales) & ((p.scales != 0) if negative else (p.scales > 0))
-    if fine.all():  # argwhere takes as long as the rest where scales are many
-        return None
-    for i, k in np.argwhere(~fine):
-        at = p.row // p.block[0] + i, p.column // p.block[1] + k
-        where = f"{p.where}block row {at[0]}, column {at[1]}"
-        value = float(p.scales[i, k])
-        if value != 0:
-            kind = "other than" if negative else "above"
-            return f"scale {value} at {where}, expected a finite number {kind} 0"
-        if not _all_zero(element, p, i, k):
-            return f"scale 0 at {where}, but the block's codes are not all zero"
-    return None
-
-
-def _all_zero(element: Element, p: Coded, i: int, k: int) -> bool:
-    from ..kernels import plain
-
-    br, bc = p.block
-    rows = slice(max(i * br - p.phase, 0), (i + 1) * br - p.phase)
-    codes = p.codes[rows]
-    codes = plain.unpacked(codes) if element.bits == 4 else codes
-    values = plain.table(element)[codes[:, k * bc : (k + 1) * bc]]
-    zero = 0.0 if p.zeros is None else p.zeros[i, k]
-    return bool((values == zero).all())
-
-
-def count_infinite(out: Array, target: str) -> int:
-    """Infinite elements of decoded ``out``."""
-    import numpy as np
-
-    if target == "BF16":
-        return int(np.count_nonzero((out & np.uint16(0x7FFF)) == 0x7F80))
-    return int(np.count_nonzero(np.isinf(out)))
 
 
 class Blocks(Codec):
@@ -179,6 +63,11 @@ class Blocks(Codec):
         return Grid(rows, columns, br, bc, shape[-2] if len(shape) > 2 else 0, self.unit)
 
     @property
+    def phase(self) -> tuple[int, int]:
+        """How far into its block the weight begins, down and across."""
+        return 0, 0
+
+    @property
     def unit(self) -> int:
         """Columns that lie in one byte."""
         return 8 // self.element.bits
@@ -191,12 +80,16 @@ class Blocks(Codec):
         expert, r0 = divmod(rect.r0, shape[-2])
         b0, b1 = r0 // br, -(-(r0 + rect.r1 - rect.r0) // br)
         k0, k1 = (0, across) if b1 - b0 > 1 else (rect.c0 // bc, -(-rect.c1 // bc))
-        first = (rect.r0 * columns + rect.c0) // self.unit
-        codes = Span(first, first + (rect.r1 - rect.r0) * (rect.c1 - rect.c0) // self.unit)
         width, origin = WIDTHS[parts[1].dtype], (expert * down + b0) * across + k0
         count = (b1 - b0 - 1) * across + k1 - k0
         scales = Span(width * origin, width * (origin + count))
+        codes = self.codes_span(rect, columns)
         return codes, scales, *self.other_spans(parts, rect, origin, count)
+
+    def codes_span(self, rect: Rect, columns: int) -> Span:
+        """Of the codes of ``rect`` in rows of ``columns``."""
+        first = (rect.r0 * columns + rect.c0) // self.unit
+        return Span(first, first + (rect.r1 - rect.r0) * (rect.c1 - rect.c0) // self.unit)
 
     def other_spans(
         self, parts: Sequence[Stored], rect: Rect, origin: int, count: int
@@ -209,11 +102,24 @@ class Blocks(Codec):
     ) -> Findings:
         """One product per element, rounded once."""
         to = out.reshape(rect.r1 - rect.r0, rect.c1 - rect.c0)
-        return decode_matrix(self.element, self.piece(parts, rect, data), to, target)
+        found = self.decode_piece(parts, rect, data, self.piece(parts, rect, data), to, target)
+        found.damage = self.odd(parts, data) or found.damage
+        return found
+
+    def decode_piece(
+        self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], piece: Coded, out: Array,
+        target: str,
+    ) -> Findings:  # fmt: skip
+        """Decode ``piece``, which is what :meth:`piece` gives, into ``out`` [r, c]."""
+        return decode_matrix(self.element, piece, out, target)
 
     def damage(self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes]) -> str | None:
         """Why no correct checkpoint has this, as decoding would say; or None."""
-        return damage_of(self.element, self.piece(parts, rect, data))
+        return self.odd(parts, data) or damage_of(self.element, self.piece(parts, rect, data))
+
+    def odd(self, parts: Sequence[Stored], data: Sequence[Bytes]) -> str | None:
+        """Damage of parts that are there once for the whole weight, or None."""
+        return None
 
     def piece(self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes]) -> Coded:
         """The codes of ``rect`` and what belongs to them."""
@@ -232,7 +138,80 @@ class Blocks(Codec):
             row=r0,
             column=rect.c0,
             expert=expert if len(shape) > 2 else None,
+            left=rect.c0 % block[1],
         )
+
+    def step(self, parts: Sequence[Stored], axis: int) -> int:
+        """Between experts, and between blocks."""
+        shape = self.shape(parts)
+        at = axis - len(shape) + 2
+        return 1 if at < 0 else self.steps(shape)[at]
+
+    def steps(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """:meth:`step` for rows and columns of ``shape``; 1 where one scale is for all of them."""
+        (br, bc), (rows, columns) = self.block_of(shape), shape[-2:]
+        return (br if br < rows else 1), (bc if bc < columns else self.unit)
+
+    def cut(
+        self, parts: Sequence[Stored], axis: int, begin: int, end: int
+    ) -> tuple[Codec, tuple[Stored, ...]]:
+        """Whole blocks, or a :class:`.window.Window` of a matrix."""
+        shape = self.shape(parts)
+        size, at = shape[axis], axis - len(shape) + 2
+        if begin == 0 and end == size:
+            return self, tuple(parts)
+        step = 1 if at < 0 else self.steps(shape)[at]
+        skip = begin % step
+        codec, kept = self.around(parts, axis, begin - skip, end)
+        codes = self.codes_cut(parts[0], axis, begin, end)
+        if not skip and (end % step == 0 or end == size):
+            return codec, (codes, *kept)
+        if len(shape) > 2:
+            raise SchemeError(
+                f"{shown(parts[0].name)}: axis {axis} of a stack of matrices cannot be cut at "
+                f"{begin} and {end}, expected multiples of {step}, where blocks end"
+            )
+        from .window import Window
+
+        return Window(codec, *((skip, 0) if at == 0 else (0, skip))), (codes, *kept)
+
+    def codes_cut(self, codes: Stored, axis: int, begin: int, end: int) -> Stored:
+        """``[begin, end)`` of the codes, which several may share an element of."""
+        if axis != len(codes.shape) - 1:
+            return sliced(codes, axis, begin, end)
+        per = DTYPES[codes.dtype].bits // self.element.bits
+        least = max(per, self.unit)
+        if begin % least or end % least:
+            raise SchemeError(
+                f"{shown(codes.name)}: columns cannot be cut at {begin} and {end}, expected "
+                f"multiples of {least}, the codes in a byte or word"
+            )
+        return sliced(codes, axis, begin // per, end // per)
+
+    def around(
+        self, parts: Sequence[Stored], axis: int, begin: int, end: int
+    ) -> tuple[Blocks, tuple[Stored, ...]]:
+        """Codec and parts, but for the codes, of the blocks around ``[begin, end)``.
+
+        ``begin`` is a legal cut; ``end`` may be any.
+        """
+        shape = self.shape(parts)
+        return self, (grid_cut(parts[1], shape, self.block_of(shape), axis, begin, end), *parts[2:])
+
+
+def grid_cut(
+    grid: Stored, shape: tuple[int, ...], block: tuple[int, int], axis: int, begin: int, end: int
+) -> Stored:
+    """Of a ``grid`` as :func:`fits` has it the blocks around ``[begin, end)`` of ``shape``.
+
+    The same object where one block is as long as the axis.
+    """
+    at = axis - len(shape) + 2
+    size = 1 if at < 0 else block[at]
+    if at >= 0 and size >= shape[axis]:
+        return grid
+    along = 2 * axis if len(shape) == 2 and len(grid.shape) == 4 else axis  # ModelOpt
+    return sliced(grid, along, begin // size, -(-end // size))
 
 
 def group_mismatch(columns: int, group: int, unit: int) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .base import Findings, Rect, Stored
+from .base import Rect, Stored
 from .blocks import Blocks, group_mismatch, mismatch
 from .elements import ELEMENTS, Element
 from .scales import E8M0, to_float32
@@ -89,23 +89,16 @@ class Fp4Block(Blocks):
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             return (scales * whole if self.combine == "multiply" else scales / whole), None
 
-    def decode(
-        self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], out: Array, target: str
-    ) -> Findings:
-        """As :class:`Blocks`; a global scale that is not sound is damage of its own."""
-        found = super().decode(parts, rect, data, out, target)
-        found.damage = self._global_damage(data) or found.damage
-        return found
-
-    def damage(self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes]) -> str | None:
-        """As :class:`Blocks`, and of the global scale."""
-        return self._global_damage(data) or super().damage(parts, rect, data)
-
-    def _global_damage(self, data: Sequence[Bytes]) -> str | None:
+    def odd(self, parts: Sequence[Stored], data: Sequence[Bytes]) -> str | None:
+        """A global scale that is not sound."""
         whole = 1.0 if self.combine == "none" else float(to_float32(data[2], "F32")[0])
         if 0 < whole < float("inf"):
             return None
         return f"global scale {whole}, expected a finite number above 0"
+
+    def steps(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Groups are whole also where a row has only one."""
+        return 1, self.group
 
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": "fp4-block", "group": 32, "global": ..., "signed_zero": ...}``."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .base import Rect, Span, Stored
-from .blocks import Blocks, fits, mismatch
+from .blocks import Blocks, fits, grid_cut, mismatch
 from .elements import BY_DTYPE, ELEMENTS, Element
 from .scales import E8M0, PLAIN
 
@@ -43,9 +43,8 @@ class _EightBit(Blocks):
 
     def block_of(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """``block`` in numbers, no longer than the axes."""
-        longest = (max(n, 1) for n in shape[-2:])
-        rows, columns = (min(b or n, n) for b, n in zip(self.block, longest, strict=True))
-        return rows, columns
+        (br, bc), rows, columns = self.block, shape[-2] or 1, shape[-1] or 1
+        return (br if br and br < rows else rows), (bc if bc and bc < columns else columns)
 
     def check(self, parts: Sequence[Stored]) -> str | None:
         """Codes of the element's dtype, two or three axes; as many scales as there are blocks."""
@@ -62,6 +61,11 @@ class _EightBit(Blocks):
             why = f"for codes {list(codes.shape)} in blocks of [{block}]"
             return mismatch("scales", scales, (*PLAIN, *E8M0), want, why)
         return None
+
+    def step(self, parts: Sequence[Stored], axis: int) -> int:
+        """Between experts, and between blocks, also if an axis is shorter than one."""
+        at = axis - len(parts[0].shape) + 2
+        return (self.block[at] if at >= 0 else None) or super().step(parts, axis)
 
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": ..., "element": "e4m3fn", "block": [br, bc]}``; null is the whole axis."""
@@ -112,6 +116,14 @@ class Int8Block(_EightBit):
         """Scales and zero points."""
         scales, _ = super().grids(parts, rect, data)
         return scales, data[2].view("int8").astype("float32") if self.zero_points else None
+
+    def around(
+        self, parts: Sequence[Stored], axis: int, begin: int, end: int
+    ) -> tuple[Blocks, tuple[Stored, ...]]:
+        """Zero points are cut as their scales."""
+        shape = self.shape(parts)
+        cut = (grid_cut(p, shape, self.block_of(shape), axis, begin, end) for p in parts[1:])
+        return self, tuple(cut)
 
     def to_dict(self) -> dict[str, Any]:
         """As the others, and whether there are zero points."""

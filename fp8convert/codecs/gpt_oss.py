@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .base import Findings, Grid, Rect, Span, Stored, runs
-from .blocks import Coded, decode_matrix, mismatch
+from .blocks import mismatch
+from .coded import Coded, decode_matrix
 from .elements import ELEMENTS
 from .scales import E8M0, to_float32
+from .slices import sliced
 from .transposed import Transposed, bands
 
 if TYPE_CHECKING:
@@ -99,6 +101,18 @@ class GptOss(Transposed):
             at = a + lead - skip
             total.add(decode_matrix(ONE_A_BYTE, piece, to[at : b - skip], target))
         return total
+
+    def step(self, parts: Sequence[Stored], axis: int) -> int:
+        """Groups of inputs; between any experts and outputs."""
+        return GROUP if axis == 1 else 1
+
+    def cut_at_steps(
+        self, parts: Sequence[Stored], axis: int, begin: int, end: int
+    ) -> tuple[Transposed, tuple[Stored, ...]]:
+        """Both parts alike."""
+        if axis == 1:
+            begin, end = begin // GROUP, end // GROUP
+        return self, tuple(sliced(p, (0, 2, 1)[axis], begin, end) for p in parts)
 
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": "mxfp4-transposed", "group": 32}``."""

@@ -9,14 +9,16 @@ format stored minus one; ``groups`` I32 [in], the group of each input. Source: A
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .base import Findings, Grid, Rect, Span, Stored, runs
-from .blocks import Coded, decode_matrix, group_mismatch, mismatch
+from .blocks import group_mismatch, mismatch
+from .coded import Coded, decode_matrix
 from .elements import ELEMENTS
 from .grouped import by_column, group_damage
 from .scales import PLAIN, WIDTHS, to_float32
+from .slices import sliced
 from .transposed import Transposed, bands, nibbles
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ class Gptq(Transposed):
     """``group`` inputs share a scale; ``minus_one``: zero points are stored less one (version 1).
 
     ``reordered``: there is a fourth part, ``groups``; ``in_order``: it may only say i // group.
+
+    A slice of inputs keeps the numbers of their groups in the whole weight, as engines have it:
+    it begins with input ``first``, and has all ``total`` groups where inputs may be in any.
     """
 
     bits: int
@@ -35,6 +40,8 @@ class Gptq(Transposed):
     minus_one: bool
     reordered: bool = False
     in_order: bool = False
+    first: int = 0
+    total: int = 0
 
     name = "gptq"
     rule = "(float32(code) - zero point) * scale in float32, then one rounding to nearest even"
@@ -56,11 +63,11 @@ class Gptq(Transposed):
         if codes.dtype != "I32" or len(codes.shape) != 2:
             return f"codes are {codes.dtype} {list(codes.shape)}, expected I32 with two axes"
         outputs, inputs = self.shape(parts)
-        if wrong := group_mismatch(inputs, self.group, self.per):
+        if not self.total and (wrong := group_mismatch(inputs, self.group, self.per)):
             return wrong
         if outputs % self.per:
             return f"{outputs} outputs do not fill words of {self.per} zero points"
-        groups = inputs // self.group
+        groups = self.total or inputs // self.group
         if scales.dtype not in PLAIN or scales.shape != (groups, outputs):
             why = f"for {inputs} inputs in groups of {self.group}"
             return mismatch("scales", scales, PLAIN[::-1], (groups, outputs), why)
@@ -109,11 +116,14 @@ class Gptq(Transposed):
         if self.minus_one and (stored == (1 << self.bits) - 1).any():
             return Findings(damage=AMBIGUOUS.format((1 << self.bits) - 1))
         zeros = stored.astype(np.float32) + np.float32(self.minus_one)
-        group_of = self._group_of(data, rect)
-        wrong = group_damage(group_of, groups)
-        if wrong:
+        held = 0 if self.total else self.first // self.group  # the first group that is here
+        inputs = np.arange(self.first + rect.c0, self.first + rect.c1, dtype=np.int32)
+        group_of = inputs // self.group
+        if self.reordered:
+            group_of = data[3].view("<i4")[rect.c0 : rect.c1]
+        if wrong := group_damage(group_of, groups, held):
             return Findings(damage=wrong)
-        regular = bool((group_of == np.arange(rect.c0, rect.c1) // self.group).all())
+        regular = bool((group_of == inputs // self.group).all())
         if self.in_order and not regular:
             return Findings(damage=NOT_IN_ORDER)
         to, total = out.reshape(height, width), Findings()
@@ -126,27 +136,64 @@ class Gptq(Transposed):
             )
             element = ELEMENTS[f"uint{self.bits}"]
             if regular:
-                at = slice(rect.c0 // self.group, -(-rect.c1 // self.group))
-                assert piece.zeros is not None
-                piece = piece._replace(
-                    scales=piece.scales[:, at], zeros=piece.zeros[:, at], block=(1, self.group)
-                )
-                total.add(decode_matrix(element, piece, to[a:b], target))
+                total.add(decode_matrix(element, self._regular(piece, held), to[a:b], target))
             else:
                 total.add(by_column(element, piece, group_of, to[a:b], target))
         return total
 
-    def _group_of(self, data: Sequence[Bytes], rect: Rect) -> Array:
-        import numpy as np
+    def _regular(self, piece: Coded, held: int) -> Coded:
+        """``piece``, whose columns lie in groups in their order; group ``held`` is its first."""
+        first = self.first + piece.column
+        last = first + piece.codes.shape[1] * 8 // self.bits
+        at = slice(first // self.group - held, -(-last // self.group) - held)
+        assert piece.zeros is not None
+        return piece._replace(
+            scales=piece.scales[:, at], zeros=piece.zeros[:, at], block=(1, self.group),
+            left=first % self.group,
+        )  # fmt: skip
 
-        if self.reordered:
-            return data[3].view("<i4")[rect.c0 : rect.c1]
-        return np.arange(rect.c0, rect.c1, dtype=np.int32) // self.group
+    def step(self, parts: Sequence[Stored], axis: int) -> int:
+        """Words of outputs, and groups of inputs; words of those if there is but one group, or if
+        they may be in any."""
+        free = self._mixed or self._is_one(parts)
+        return self.per if axis == 0 or free else self.group
+
+    @property
+    def _mixed(self) -> bool:
+        """Whether an input may be in any group."""
+        return self.reordered and not self.in_order
+
+    def _is_one(self, parts: Sequence[Stored]) -> bool:
+        """Whether the whole weight has but one group."""
+        return not self.first and self.group == parts[0].shape[0] * self.per
+
+    def cut_at_steps(
+        self, parts: Sequence[Stored], axis: int, begin: int, end: int
+    ) -> tuple[Transposed, tuple[Stored, ...]]:
+        """Of outputs the columns of all parts; of inputs rows."""
+        codes, scales, zeros, *groups = parts
+        lo, hi = begin // self.per, end // self.per
+        if axis == 0:
+            scales, zeros = sliced(scales, 1, begin, end), sliced(zeros, 1, lo, hi)
+            return self, (sliced(codes, 1, begin, end), scales, zeros, *groups)
+        codes, groups = sliced(codes, 0, lo, hi), [sliced(g, 0, begin, end) for g in groups]
+        of = self
+        if self._mixed:
+            of = replace(self, first=self.first + begin, total=zeros.shape[0])
+        elif self._is_one(parts):
+            of = replace(self, group=end - begin)
+        else:
+            lo, hi = begin // self.group, end // self.group
+            scales, zeros = sliced(scales, 0, lo, hi), sliced(zeros, 0, lo, hi)
+            of = replace(self, first=self.first + begin) if self.reordered else self
+        return of, (codes, scales, zeros, *groups)
 
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": "gptq", "bits": 4, "group": 128, ...}``."""
         facts = {"bits": self.bits, "group": self.group, "zeros_minus_one": self.minus_one}
-        return {"codec": self.name, **facts, "g_idx": self.reordered, "in_order": self.in_order}
+        slice_of = {"first": self.first, "total": self.total} if self.first or self.total else {}
+        order = {"g_idx": self.reordered, "in_order": self.in_order}
+        return {"codec": self.name, **facts, **order, **slice_of}
 
 
 NOT_IN_ORDER = (

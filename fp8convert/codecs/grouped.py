@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .base import Findings
-from .blocks import LARGEST, SCRATCH, Coded, count_infinite, decode_matrix
+from .coded import LARGEST, SCRATCH, Coded, count_infinite, decode_matrix
 from .elements import Element
 
 if TYPE_CHECKING:
     from .base import Array
 
 
-def group_damage(group_of: Array, groups: int) -> str | None:
-    """Why ``group_of`` (int32 [columns]) cannot be, with so many groups; or None."""
-    low, high = (int(group_of.min()), int(group_of.max())) if group_of.size else (0, 0)
-    if low >= 0 and high < groups:
+def group_damage(group_of: Array, groups: int, first: int = 0) -> str | None:
+    """Why ``group_of`` (int32 [columns]) cannot be, with so many groups from ``first`` on."""
+    if not group_of.size:
         return None
-    return f"its columns are in groups {low} to {high}, expected 0 to {groups - 1}"
+    low, high, last = int(group_of.min()), int(group_of.max()), first + groups - 1
+    if low >= first and high <= last:
+        return None
+    return f"its columns are in groups {low} to {high}, expected {first} to {last}"
 
 
 def by_column(element: Element, p: Coded, group_of: Array, out: Array, target: str) -> Findings:

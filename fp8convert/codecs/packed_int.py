@@ -9,15 +9,17 @@ I32 [i], the group of each column where they were reordered; ``shape``, two inte
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..dtypes import DTYPES
 from .base import Findings, Rect, Span, Stored
-from .blocks import Blocks, Coded, fits, group_mismatch, mismatch
+from .blocks import Blocks, fits, grid_cut, group_mismatch, mismatch
+from .coded import Coded
 from .elements import ELEMENTS, Element
 from .grouped import by_column, group_damage
 from .scales import PLAIN
+from .slices import sliced
 
 if TYPE_CHECKING:
     from .base import Array, Bytes
@@ -27,11 +29,16 @@ PARTS = ("zeros", "groups", "shape")
 
 @dataclass(frozen=True)
 class PackedInt(Blocks):
-    """``group`` columns share a scale (None: a whole row); ``extra`` says which PARTS there are."""
+    """``group`` columns share a scale (None: a whole row); ``extra`` says which PARTS there are.
+
+    ``total``: groups of the whole row, where this is a slice of reordered columns: they may be in
+    any of them.
+    """
 
     bits: int
     group: int | None
     extra: tuple[str, ...] = ()
+    total: int = 0
 
     name = "packed-int"
     rule = "(float32(code) - zero point) * scale in float32, then one rounding to nearest even"
@@ -59,9 +66,10 @@ class PackedInt(Blocks):
         if codes.dtype != "I32" or len(codes.shape) != 2:
             return f"codes are {codes.dtype} {list(codes.shape)}, expected I32 with two axes"
         rows, columns = self.shape(parts)
-        if self.group and (wrong := group_mismatch(columns, self.group, self.unit)):
+        group = None if self.total else self.group
+        if group and (wrong := group_mismatch(columns, group, self.unit)):
             return wrong
-        want = (rows, columns // self.group if self.group else 1)
+        want = (rows, self.total or (columns // group if group else 1))
         if scales.dtype not in PLAIN or not fits(scales, want):
             why = f"for rows of {columns} codes in groups of {self.group or 'all'}"
             return mismatch("scales", scales, PLAIN, want, why)
@@ -89,42 +97,30 @@ class PackedInt(Blocks):
                 found.append(Span(0, p.end - p.begin))
         return tuple(found)
 
-    def decode(
-        self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], out: Array, target: str
-    ) -> Findings:
+    def decode_piece(
+        self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], piece: Coded, out: Array,
+        target: str,
+    ) -> Findings:  # fmt: skip
         """As :class:`Blocks`; where columns were reordered, with a scale for each of them."""
-        if wrong := self._shape_damage(parts, data):
-            return Findings(damage=wrong)
         groups = self._extra(parts, "groups")
         if not groups:
-            return super().decode(parts, rect, data, out, target)
+            return super().decode_piece(parts, rect, data, piece, out, target)
         group_of = data[parts.index(groups)].view("int32")
-        scales, zeros = (g.reshape(rect.r1 - rect.r0, -1) for g in self.grids(parts, rect, data))
-        wrong = group_damage(group_of, scales.shape[1])
-        if wrong:
+        if wrong := group_damage(group_of, piece.scales.shape[1]):
             return Findings(damage=wrong)
-        height, width = rect.r1 - rect.r0, rect.c1 - rect.c0
-        piece = Coded(
-            data[0].reshape(height, width // self.unit), scales, zeros, (1, 1), 0, rect.r0, rect.c0
-        )
-        to = out.reshape(height, width)
-        return by_column(self.element, piece, group_of[rect.c0 : rect.c1], to, target)
+        one = piece._replace(block=(1, 1), phase=0, left=0)
+        return by_column(self.element, one, group_of[rect.c0 : rect.c1], out, target)
 
-    def damage(self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes]) -> str | None:
-        """As :class:`Blocks`, and of the shape that is stored."""
-        return self._shape_damage(parts, data) or super().damage(parts, rect, data)
-
-    def _shape_damage(self, parts: Sequence[Stored], data: Sequence[Bytes]) -> str | None:
+    def odd(self, parts: Sequence[Stored], data: Sequence[Bytes]) -> str | None:
+        """A shape that is stored, and is not that of the codes."""
         whole = self._extra(parts, "shape")
         if not whole:
             return None
         kind = "int32" if whole.dtype == "I32" else "int64"
         said, held = data[parts.index(whole)].view(kind).tolist(), list(self.shape(parts))
-        return (
-            None
-            if said == held
-            else (f"its shape tensor says {said}, the packed codes hold {held}")
-        )
+        if said == held:
+            return None
+        return f"its shape tensor says {said}, the packed codes hold {held}"
 
     def spans(self, parts: Sequence[Stored], rect: Rect) -> tuple[Span, ...]:
         """As :class:`Blocks`; a reordered row needs all of its scales."""
@@ -155,7 +151,40 @@ class PackedInt(Blocks):
             found = found[:, rect.c0 // self.group : -(-rect.c1 // self.group)]
         return scales, found.reshape(-1)
 
+    def steps(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Whole words: of zero points down the rows, of codes along them; and whole groups, but for
+        reordered columns, which may be in any."""
+        per = 32 // self.bits
+        whole = None if "groups" in self.extra else self.group
+        return (per if "zeros" in self.extra else 1), whole or per
+
+    def around(
+        self, parts: Sequence[Stored], axis: int, begin: int, end: int
+    ) -> tuple[Blocks, tuple[Stored, ...]]:
+        """Without the shape, which is another. A slice of reordered columns has all scales."""
+        extra = tuple(role for role in self.extra if role != "shape")
+        total = parts[1].shape[1] if axis and "groups" in extra else self.total
+        shape, named = self.shape(parts), zip(self.roles[1:], parts[1:], strict=True)
+        cut = tuple(
+            self._around(role, part, shape, axis, begin, end)
+            for role, part in named
+            if role != "shape"
+        )
+        return replace(self, extra=extra, total=total), cut
+
+    def _around(
+        self, role: str, part: Stored, shape: tuple[int, ...], axis: int, begin: int, end: int
+    ) -> Stored:
+        if role == "groups":
+            return sliced(part, 0, begin, end) if axis else part
+        if axis and "groups" in self.extra:
+            return part
+        if role == "zeros" and not axis:
+            per = 32 // self.bits
+            return sliced(part, 0, begin // per, -(-end // per))
+        return grid_cut(part, shape, self.block_of(shape), axis, begin, end)
+
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": "packed-int", "bits": 4, "group": 32, "extra": [...]}``."""
         facts = {"bits": self.bits, "group": self.group, "extra": list(self.extra)}
-        return {"codec": self.name, **facts}
+        return {"codec": self.name, **facts, **({"total": self.total} if self.total else {})}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..dtypes import DTYPES
 from ..header import numel
 from .base import Codec, Findings, Grid, Rect, Span, Stored
+from .slices import sliced
 
 if TYPE_CHECKING:
     from .base import Array, Bytes
@@ -36,9 +38,9 @@ class Raw(Codec):
         return parts[0].dtype
 
     def grid(self, parts: Sequence[Stored]) -> Grid:
-        """[elements, 1]; the rows it has, if a layout has cut it across them."""
+        """[elements, 1]; the rows it has, if those are what lies together in its files."""
         part = parts[0]
-        columns = max(numel(part.shape[1:]), 1) if part.pieces and part.axis == 1 else 1
+        columns = _columns(part) if part.pieces or part.run else 1
         return Grid((part.end - part.begin) // _width(part) // columns, columns, 1, 1)
 
     def spans(self, parts: Sequence[Stored], rect: Rect) -> tuple[Span, ...]:
@@ -55,9 +57,39 @@ class Raw(Codec):
         out.view("uint8")[:] = data[0]
         return Findings()
 
+    def step(self, parts: Sequence[Stored], axis: int) -> int:
+        """Anywhere, but between bytes."""
+        part = parts[0]
+        bits = DTYPES[part.dtype].bits
+        return 1 if bits >= 8 else 8 // math.gcd(8, bits * numel(part.shape[axis + 1 :]))
+
+    def cut(
+        self, parts: Sequence[Stored], axis: int, begin: int, end: int
+    ) -> tuple[Codec, tuple[Stored, ...]]:
+        """A slice of the part."""
+        return self, (sliced(parts[0], axis, begin, end),)
+
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": "raw"}``."""
         return {"codec": self.name}
+
+
+def _columns(part: Stored) -> int:
+    """Elements of a row that is whole in all runs and across all pieces."""
+    bits = numel(part.shape[_row_axis(part) :]) * DTYPES[part.dtype].bits
+    return max(bits // 8 // _width(part), 1)
+
+
+def _row_axis(part: Stored) -> int:
+    """The axis from which on elements lie together; none of them do in a tensor that is whole."""
+    if part.pieces:
+        inner = min(map(_row_axis, part.pieces))
+        return min(inner, part.axis) if part.axis > 0 else inner
+    axis, row = len(part.shape), DTYPES[part.dtype].bits
+    while row < 8 * part.run:
+        axis -= 1
+        row *= part.shape[axis]
+    return axis
 
 
 def _width(part: Stored) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..codecs.base import Rect
-from ..codecs.blocks import Coded, decode_matrix
+from ..codecs.coded import Coded, decode_matrix
 from ..codecs.scales import from_float32, to_float32
 from . import rules
 from .encoder import Encoder

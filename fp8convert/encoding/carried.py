@@ -1,4 +1,4 @@
-"""How a stored tensor is carried over that is not decoded from codes: copied, or as float32.
+"""How a stored tensor is carried over that is not decoded from codes: copied, repeated, as float32.
 
 Codecs of the plan's own making: no scheme finds them in a checkpoint.
 """
@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..codecs.base import Codec, Findings, Grid, Rect, Span, Stored
-from ..codecs.blocks import Blocks
+from ..codecs.blocks import Blocks, fits, mismatch
 from ..codecs.raw import Raw
 from ..codecs.scales import WIDTHS, to_float32
+from ..codecs.slices import sliced
 from ..dtypes import DTYPES
 from ..header import numel
+from .encoder import nested
 
 if TYPE_CHECKING:
     from ..codecs.base import Array, Bytes
@@ -82,6 +84,16 @@ class Floats(Codec):
         wanted = "a power of two, as the config says (scale_fmt)"
         return Findings(damage=f"scale {out[odd][0]}, expected {wanted}")
 
+    def step(self, parts: Sequence[Stored], axis: int) -> int:
+        """Anywhere."""
+        return 1
+
+    def cut(
+        self, parts: Sequence[Stored], axis: int, begin: int, end: int
+    ) -> tuple[Codec, tuple[Stored, ...]]:
+        """A slice of the part."""
+        return self, (sliced(parts[0], axis, begin, end),)
+
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": "floats"}``."""
         return {"codec": self.name}
@@ -101,9 +113,12 @@ class Copied(Raw):
 
 @dataclass(frozen=True)
 class CopiedShape(Raw):
-    """The shape that packed integers carry, which must be ``expected``; written as I64 [2]."""
+    """The shape that packed integers carry, which must be ``expected``; ``written`` in its place
+    is the shape of a slice, if that is what they are. Both have two integers.
+    """
 
     expected: tuple[int, ...] = ()
+    written: tuple[int, ...] | None = None
 
     name = "copied-shape"
     rule = "integers kept"
@@ -112,13 +127,16 @@ class CopiedShape(Raw):
         self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], out: Array, target: str
     ) -> Findings:
         """Widen, and look."""
-        out[:] = data[0].view("<i4" if parts[0].dtype == "I32" else "<i8")
-        held = list(self.expected[rect.r0 : rect.r1])
-        return Findings(damage=None if out.tolist() == held else f"{out.tolist()}, expected {held}")
+        found = data[0].view("<i4" if parts[0].dtype == "I32" else "<i8")
+        rows, said = slice(rect.r0, rect.r1), found.tolist()
+        out[:] = found if self.written is None else self.written[rows]
+        held = list(self.expected[rows])
+        return Findings(damage=None if said == held else f"{said}, expected {held}")
 
     def to_dict(self) -> dict[str, Any]:
         """``{"codec": "copied-shape", "expected": [o, i]}``."""
-        return {"codec": self.name, "expected": list(self.expected)}
+        written = {} if self.written is None else {"written": list(self.written)}
+        return {"codec": self.name, "expected": list(self.expected), **written}
 
 
 @dataclass(frozen=True)
@@ -179,4 +197,92 @@ class CopiedCodes(Codec):
         return {"codec": self.name, "of": self.codec.to_dict()}
 
 
-CARRIED = (Floats, Copied, CopiedShape, CopiedCodes)
+@dataclass(frozen=True)
+class Repeated(Codec):
+    """Scales of blocks of ``block``, each copied for all the smaller blocks ``to`` within it.
+
+    They are for a slice [.., o, i] of ``shape``, which begins ``phase`` into the first block; the
+    part has the scales of the blocks around it.
+    """
+
+    block: tuple[int, int]
+    to: tuple[int, int]
+    phase: tuple[int, int]
+    size: tuple[int, ...]
+
+    name = "repeated"
+    rule = "bytes repeated"
+    roles = ("scales",)
+    coded = False
+
+    def check(self, parts: Sequence[Stored]) -> str | None:
+        """Smaller blocks lie within larger ones; there is a scale for each of those."""
+        axes = list(zip(self.block, self.phase, self.to, self.size[-2:], strict=True))
+        if not all(nested(*axis) for axis in axes):
+            return (
+                f"blocks of {list(self.to)} are not within those of {list(self.block)}, where "
+                f"{list(self.size)} begins {list(self.phase)} into one"
+            )
+        if not fits(parts[0], want := self._held):
+            why = f"for {list(self.size)} in blocks of {list(self.block)}"
+            return mismatch("scales", parts[0], (parts[0].dtype,), want, why)
+        return None
+
+    @property
+    def _held(self) -> tuple[int, ...]:
+        """[.., blocks down, blocks across]."""
+        axes = zip(self.block, self.phase, self.size[-2:], strict=True)
+        return (*self.size[:-2], *(-(-(at + n) // b) for b, at, n in axes))
+
+    def shape(self, parts: Sequence[Stored]) -> tuple[int, ...]:
+        """[.., smaller blocks down, smaller blocks across]."""
+        counts = (-(-n // b) for n, b in zip(self.size[-2:], self.to, strict=True))
+        return (*self.size[:-2], *counts)
+
+    def out_dtype(self, parts: Sequence[Stored], target: str) -> str:
+        """The stored dtype."""
+        return parts[0].dtype
+
+    def grid(self, parts: Sequence[Stored]) -> Grid:
+        """Cut anywhere."""
+        shape = self.shape(parts)
+        return Grid(numel(shape[:-1]), shape[-1], 1, 1, shape[-2] if len(shape) > 2 else 0)
+
+    def _rows(self, parts: Sequence[Stored], rect: Rect) -> tuple[int, range, range]:
+        """The expert that ``rect`` is in, its rows there, and the rows of scales around those."""
+        (of, _), (to, _), (at, _) = self.block, self.to, self.phase
+        expert, r0 = divmod(rect.r0, self.shape(parts)[-2])
+        rows = range(r0, r0 + rect.r1 - rect.r0)
+        return expert, rows, range((at + r0 * to) // of, (at + rows[-1] * to) // of + 1)
+
+    def spans(self, parts: Sequence[Stored], rect: Rect) -> tuple[Span, ...]:
+        """Whole rows of scales."""
+        expert, _, around = self._rows(parts, rect)
+        *_, down, across = self._held
+        row = across * DTYPES[parts[0].dtype].bits // 8
+        return (Span((expert * down + around.start) * row, (expert * down + around.stop) * row),)
+
+    def decode(
+        self, parts: Sequence[Stored], rect: Rect, data: Sequence[Bytes], out: Array, target: str
+    ) -> Findings:
+        """Copy each to all of its places."""
+        import numpy as np
+
+        _, rows, around = self._rows(parts, rect)
+        held = data[0].reshape(len(around), self._held[-1], -1)  # bytes of a scale last
+        down, across = (
+            (at + np.arange(which.start, which.stop) * to) // of
+            for of, at, to, which in zip(
+                self.block, self.phase, self.to, (rows, range(rect.c0, rect.c1)), strict=True
+            )
+        )
+        out.view("uint8")[:] = held[np.ix_(down - around.start, across)].reshape(-1)
+        return Findings()
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"codec": "repeated", "block": [128, 128], "to": [96, 128], ...}``."""
+        facts = {"block": self.block, "to": self.to, "phase": self.phase, "size": self.size}
+        return {"codec": self.name, **{key: list(value) for key, value in facts.items()}}
+
+
+CARRIED = (Floats, Copied, CopiedShape, CopiedCodes, Repeated)

@@ -116,16 +116,27 @@ class Encoding:
         return {**self.encoder.to_dict(), "members": members}
 
 
-def covering(scales: Array, source: tuple[int, int], phase: int, block: tuple[int, int],
-             shape: tuple[int, int]) -> Array:  # fmt: skip
+def nested(source: int, phase: int, block: int, size: int) -> bool:
+    """Whether each block of ``block`` along an axis of ``size`` lies within one of ``source``.
+
+    The first begins ``phase`` into one of those.
+    """
+    edges = range(source - phase, size, source)
+    return all(edge % block == 0 for edge in edges[:2])  # the others are as far apart
+
+
+def covering(scales: Array, source: tuple[int, int], phase: tuple[int, int],
+             block: tuple[int, int], shape: tuple[int, int]) -> Array:  # fmt: skip
     """The source's scale around each block: float32 [blocks down, blocks across] of ``shape``.
 
-    ``source`` is the source's block, ``phase`` how far into it the first row lies; blocks of
-    ``block`` begin there.
+    ``source`` is the source's block, ``phase`` how far into it the first row and the first column
+    lie; blocks of ``block`` begin there.
     """
     import numpy as np
 
-    rows = (phase + np.arange(-(-shape[0] // block[0])) * block[0]) // source[0]
-    columns = np.arange(-(-shape[1] // block[1])) * block[1] // source[1]
+    rows, columns = (
+        (at + np.arange(-(-n // b)) * b) // of
+        for of, at, b, n in zip(source, phase, block, shape, strict=True)
+    )
     found: Array = scales[np.ix_(rows, columns)]
     return found

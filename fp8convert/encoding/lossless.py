@@ -16,9 +16,10 @@ from ..codecs.fp8_block import Int8Block
 from ..codecs.packed_int import PackedInt
 from ..codecs.raw import Raw
 from ..codecs.scales import E8M0, PLAIN
+from ..codecs.window import whole_codec
 from ..schemes.weight import Weight
 from .carried import Copied, CopiedCodes, CopiedShape, Floats
-from .encoder import Encoding
+from .encoder import Encoding, nested
 from .targets import Target
 
 # The elements whose values, all of them, are values of the other.
@@ -70,19 +71,20 @@ def encoding(
     return Encoding(encoder, parts, members if how.whole in ("amax", "power") else ())
 
 
-def copied(weight: Weight, to: Target) -> Iterator[tuple[Weight, str]]:
-    """What is written where bytes are copied: tensors as weights of their own, and their dtypes."""
-    codes, scales, *rest = to.parts(weight)
-    codec = weight.codec
+def copied(weight: Weight, piece: Weight, to: Target) -> Iterator[tuple[Weight, str]]:
+    """What is written of a ``piece`` of ``weight`` (or all of it) where bytes are copied: tensors
+    as weights of their own, and their dtypes."""
+    codes, scales, *rest = to.parts(piece)
+    codec = piece.codec
     assert isinstance(codec, Blocks)
-    yield Weight(codes.name, CopiedCodes(codec, codes.shape), weight.parts), codes.dtype
-    source = weight.parts[1]._replace(shape=scales.shape)  # [o] is [o, 1]
+    yield Weight(codes.name, CopiedCodes(codec, codes.shape), piece.parts), codes.dtype
+    source = piece.parts[1]._replace(shape=scales.shape)  # [o] is [o, 1]
     powers = to.scheme == "fp8-block-ue8m0" and source.dtype not in E8M0
     how: Codec = Floats(powers) if scales.dtype == "F32" else Copied()
     yield Weight(scales.name, how, (source,)), scales.dtype
     for part, source in zip(rest, weight.parts[2:], strict=True):
         shape = isinstance(codec, PackedInt)  # else a global scale
-        how = CopiedShape(expected=weight.shape) if shape else Copied()
+        how = CopiedShape(weight.shape, piece.shape) if shape else Copied()
         yield Weight(part.name, how, (source._replace(shape=part.shape),)), part.dtype
 
 
@@ -106,15 +108,16 @@ def _same(source: Codec, to: Target) -> bool:
 
 def _inherits(weight: Weight, to: Target) -> bool:
     """Whether the source's own scales, each around whole blocks of the target, will do."""
-    source, wanted = weight.codec, to.codec
-    if not isinstance(source, Blocks) or _zeros(source) or to.scheme == "fp8-tensor":
+    codec, source, wanted = weight.codec, whole_codec(weight.codec), to.codec
+    if not (isinstance(codec, Blocks) and isinstance(source, Blocks)) or _zeros(source):
+        return False
+    if to.scheme == "fp8-tensor":
         return False  # a tensor's one scale is its partners' as well
     if source.element.name not in WITHIN.get(wanted.element.name, ()):
         return False
-    around = zip(
-        source.block_of(weight.shape), wanted.block_of(weight.shape), weight.shape, strict=True
-    )
-    if not all(s % b == 0 or s >= n for s, b, n in around):
+    shape = weight.shape
+    blocks = codec.block_of(shape), codec.phase, wanted.block_of(shape), shape
+    if not all(nested(*axis) for axis in zip(*blocks, strict=True)):
         return False
     scales, kept = weight.parts[1].dtype, to.parts(weight)[1].dtype
     if to.scheme == "nvfp4":

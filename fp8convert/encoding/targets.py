@@ -17,6 +17,7 @@ from ..codecs.fp4_block import Fp4Block
 from ..codecs.fp8_block import Fp8Block, Int8Block, grid_shape
 from ..codecs.packed_int import PackedInt
 from ..codecs.raw import Raw
+from ..codecs.window import whole_codec
 from ..configout import compressed_config, native_fp8
 from ..header import numel
 from ..options import BLOCKS, SCALE_DTYPES, Quantize
@@ -154,7 +155,7 @@ class Target:
 
         Packed integers keep their scales in that dtype, so there they say what it is.
         """
-        codec = weight.codec
+        codec = whole_codec(weight.codec)
         if isinstance(codec, Raw):
             return weight.parts[0].dtype
         return weight.parts[1].dtype if isinstance(codec, PackedInt) else self.model

@@ -1,8 +1,9 @@
 """DeepSeek's own layout: ``model{rank}-mp{N}.safetensors``, one file a rank, no index.
 
 Most tensors are whole on every rank, some are cut along an axis, and each routed expert is on one
-rank. Source: ``inference/convert.py`` of DeepSeek-V3, V3.2 and V4. Reading joins the pieces again:
-each tensor is what it was before it was cut, weight and scale alike.
+rank: see :mod:`.deepseek_names`. Source: ``inference/convert.py`` of DeepSeek-V3, V3.2 and V4.
+Reading joins the pieces again: each tensor is what it was before it was cut, weight and scale
+alike.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from collections.abc import Mapping, Sequence
 
 from ..codecs.base import COPIES, Stored
 from ..errors import FormatError, listed, shown
+from .deepseek_models import DeepSeek as DeepSeek
+from .deepseek_names import V3_ROWS, V4_ONLY, V4_ROWS, key, parsed
 
 RANK_FILE = re.compile(r"model(?P<rank>[0-9]{1,4})-mp(?P<ranks>[0-9]{1,4})\.safetensors")
-# The axis that is cut, by the name of the module (or tensor) inside a layer; the two tables stand
-# outside. Everything else is whole on every rank, and compared when it is read.
-TABLES = ("embed", "head")  # cut along axis 0
-AXES = {"wq": 0, "wq_b": 0, "wkv_b": 0, "wo": 1, "w1": 0, "w2": 1, "w3": 0}
-AXES_V4 = {"wq_b": 0, "wo_a": 0, "wo_b": 1, "attn_sink": 0, "weights_proj": 0}
-V4_ONLY = "attn_sink"  # no earlier model has one
-WHOLE_BEFORE_V4 = "indexer"  # V3.2 keeps all of it on every rank, also what is called wq_b
+V3_AXES = {key(row.ours): row.axis for row in V3_ROWS if row.axis is not None}
+V4_AXES = {key(row.ours): row.axis for row in V4_ROWS if row.axis is not None}
+
+
+def rank_file(rank: int, ranks: int) -> str:
+    """The file of one rank."""
+    return f"model{rank}-mp{ranks}.safetensors"
 
 
 def rank_files(names: Sequence[str]) -> list[str]:
@@ -33,7 +36,7 @@ def rank_files(names: Sequence[str]) -> list[str]:
         raise FormatError(f"{listed(found)}: rank files of different numbers of ranks")
     (count,) = counts
     by_rank = {int(m["rank"]): n for n, m in found.items()}
-    missing = [f"model{r}-mp{count}.safetensors" for r in range(count) if r not in by_rank]
+    missing = [rank_file(r, count) for r in range(count) if r not in by_rank]
     if missing or len(found) != count:
         what = f"{listed(missing)} missing" if missing else f"{len(found)} files"
         raise FormatError(f"rank files of {count:,} ranks: {what}")
@@ -61,13 +64,9 @@ def join(ranks: Sequence[Mapping[str, Stored]], files: Sequence[str]) -> dict[st
 
 
 def _axis(name: str, v4: bool) -> int:
-    parts = name.split(".")
-    if not v4 and WHOLE_BEFORE_V4 in parts:
-        return COPIES
-    if len(parts) == 2 and parts[0] in TABLES:
-        return 0
-    module = parts[-2] if parts[-1] in ("weight", "scale") and len(parts) > 1 else parts[-1]
-    return (AXES_V4 if v4 else AXES).get(module, COPIES)
+    """Along which a tensor is cut. What is not known is whole, and compared when it is read."""
+    scaled = f"{name.removesuffix('.scale')}.weight" if name.endswith(".scale") else name
+    return (V4_AXES if v4 else V3_AXES).get(parsed(scaled)[0], COPIES)
 
 
 def _joined(pieces: Sequence[Stored], axis: int, files: Sequence[str]) -> Stored:

@@ -1,0 +1,230 @@
+"""Planning ``shard-for-tp``: what each rank gets of each weight. No tensor byte is read.
+
+A rank's part of a weight is a weight made of slices of the stored tensors, so that it is copied,
+decoded or encoded as any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from .catalogue import Catalogue
+from .choice import fused
+from .classes import mtp_layer
+from .codecs.raw import Raw
+from .codecs.slices import filled, sliced, stacked
+from .cuts import Cut, inside_blocks, misfits, refused_by_engines
+from .declared import layers_of
+from .encoding.encoder import Encoding
+from .errors import SchemeError, listed, shown
+from .layouts.base import RankLayout
+from .layouts.shares import WHOLE, Share
+from .misaligned import Reblocked, Requantized, smaller_block
+from .options import TARGETS, ShardForTp
+from .plan import Item
+from .planner import refuse
+from .quantizer import Encoded
+from .schemes.weight import Weight
+from .writers import Decoded, Kept, Slice, Writer, slice_of
+
+VOCABULARY = "vocab_size"
+
+
+class Given(NamedTuple):
+    """A weight that is written, how the ranks share it, and who writes it."""
+
+    weight: Weight
+    share: Share
+    size: int  # along the axis, padding included
+    writer: Writer
+
+    def piece(self, rank: int, ranks: int) -> Weight | None:
+        """What ``rank`` has of it."""
+        found = self.share.range(self.size, rank, ranks)
+        if found is None or self.share.axis is None:
+            return None if found is None else self.weight
+        held = self.weight.shape[self.share.axis]
+        if self.size > held:
+            return _padded(self.weight, *found)
+        return slice_of(self.weight, Slice(self.share.axis, *found))
+
+
+def _padded(weight: Weight, begin: int, end: int) -> Weight:
+    """Rows of a table, and rows of zeros where it has no more."""
+    (table,) = weight.parts
+    lo, hi = min(begin, table.shape[0]), min(end, table.shape[0])
+    zeros = filled(table.name, table.dtype, (end - begin - (hi - lo), *table.shape[1:]), 0)
+    pieces = [p for p in (sliced(table, 0, lo, hi), zeros) if p.shape[0]]
+    return weight._replace(parts=(stacked(pieces, 0),))
+
+
+class Sharing(NamedTuple):
+    """What is written, what is not, and what a user is told."""
+
+    given: tuple[Given, ...]
+    dropped: tuple[str, ...]
+    apart: tuple[str, ...]  # weights whose ranks cannot be put together
+    decoded: tuple[str, ...]  # weights that are decoded though others are not
+    without_mtp: bool
+    mended: bool  # whether some are cut inside blocks
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+class Sharer:
+    """Decides who writes what of each weight; refuses what cannot be cut."""
+
+    def __init__(
+        self, catalogue: Catalogue, layout: RankLayout, writer: Writer, options: ShardForTp,
+        model: str, powers: bool,
+    ) -> None:  # fmt: skip
+        """``model`` is the model's dtype, ``powers`` whether its scales are powers of two."""
+        self.layout, self.writer, self.options = layout, writer, options
+        self.model, self.powers = model, powers
+        self.mtp = options.mtp or layout.mtp
+        self.layers = layers_of(catalogue.config)
+
+    def share(self, weights: Sequence[Weight]) -> Sharing:
+        """Of all ``weights``, in their order."""
+        if self.mtp == "drop" and self.layers is None:
+            raise SchemeError(
+                "config.json: num_hidden_layers is missing: MTP layers come after them"
+            )
+        kept = [w for w in weights if not self._is_dropped(w.name)]
+        dropped = [w.name for w in weights if self._is_dropped(w.name)]
+        shares = {w.name: self._share(w) for w in kept}
+        if unknown := [name for name, share in shares.items() if share is None]:
+            raise SchemeError(
+                f"{len(unknown):,} names that layout {self.options.layout} does not know: "
+                f"{listed(unknown)}"
+            )
+        given = [self._given(w, share) for w in kept if (share := shares[w.name])]
+        self._check_experts(given)
+        cuts = {g.weight.name: self._cut(g) for g in given if g.share != WHOLE}
+        refuse(misfits(cuts.values(), self.options.tp))
+        missed = [cut for cut in cuts.values() if cut.misses(self.options.tp)]
+        decoded = [g.weight.name for g in given if g.writer is not self.writer]
+        notes = [f"left out, {len(dropped):,} tensors: {listed(dropped)}"] if dropped else []
+        without = any(mtp_layer(name, self.layers) is not None for name in dropped)
+        sharing = Sharing(
+            tuple(given), tuple(dropped), (), tuple(decoded), without and self.mtp == "drop",
+            bool(missed), (), tuple(notes),
+        )  # fmt: skip
+        return self._mended(sharing, missed, list(cuts.values())) if missed else sharing
+
+    def _is_dropped(self, name: str) -> bool:
+        beyond = self.mtp == "drop" and mtp_layer(name, self.layers) is not None
+        return beyond or self.layout.dropped(name)
+
+    def _share(self, weight: Weight) -> Share | None:
+        return self.layout.share(weight.name, weight.shape)
+
+    def _given(self, weight: Weight, share: Share) -> Given:
+        plain = weight.codec.coded and self.layout.plain(weight.name)
+        writer = Decoded(self.model) if plain else self.writer
+        size = weight.shape[share.axis] if share.axis is not None else 1
+        multiple = self.options.pad_vocab
+        if multiple is None or share.of != VOCABULARY or not size % multiple:
+            return Given(weight, share, size, writer)
+        if not isinstance(weight.codec, Raw):
+            raise SchemeError(f"weight {shown(weight.name)} is coded: pad_vocab takes plain tables")
+        padded = -(-size // multiple) * multiple
+        return Given(weight, replace(share, units=padded), padded, writer)
+
+    def _check_experts(self, given: Sequence[Given]) -> None:
+        counts = {g.share.units: g.share.of for g in given if g.share.expert is not None}
+        said = self.options.n_experts
+        for count, of in counts.items():
+            if said is not None and said != count:
+                raise SchemeError(f"n_experts is {said}, but {of} is {count} in config.json")
+
+    def _cut(self, g: Given) -> Cut:
+        axis = g.share.axis
+        step = 1 if axis is None else g.writer.step(g.weight, axis)
+        return Cut(g.weight.name, g.share, g.size, step)
+
+    def _mended(self, sharing: Sharing, missed: Sequence[Cut], cuts: Sequence[Cut]) -> Sharing:
+        """With other writers for the weights that are cut inside blocks."""
+        ranks, how = self.options.tp, self.options.misaligned
+        quotes = refused_by_engines(missed, ranks)
+        if how == "error":
+            said = [inside_blocks(missed, cuts, ranks), *quotes]
+            if isinstance(self.writer, Encoded) and any(c.step >= c.size for c in missed):
+                scheme = self.writer.to.scheme
+                said.append(f"A scale of {scheme} is of all ranks: quantize first, then shard.")
+            raise SchemeError("\n".join([*said, "Or choose a --misaligned other than error."]))
+        sharing = sharing._replace(warnings=(*sharing.warnings, *quotes))
+        if how == "reblock":
+            return self._reblocked(sharing, missed)
+        if how == "bf16":
+            return self._decoded(sharing, {cut.name for cut in missed})
+        return self._requantized(sharing, {cut.name for cut in missed})
+
+    def _decoded(self, sharing: Sharing, names: set[str]) -> Sharing:
+        """With them what engines read in one precision with them."""
+        keys = {fused(name) or name for name in names}
+        coded = [g.weight.name for g in sharing.given if g.weight.codec.coded]
+        found = tuple(name for name in coded if (fused(name) or name) in keys)
+        sharing = sharing._replace(decoded=(*sharing.decoded, *found))
+        note = f"decoded, as ranks cut inside blocks: {len(found):,} weights, {listed(found)}"
+        return _by(sharing, Decoded(self.model), set(found), note)
+
+    def _requantized(self, sharing: Sharing, names: set[str]) -> Sharing:
+        """Each rank's part by itself."""
+        search = self.options.scale_search == "mse"
+        like = self.writer.to if isinstance(self.writer, Encoded) else None
+        writer = Requantized(like, TARGETS[self.model], self.powers, search)
+        found = tuple(sorted(names))
+        note = (
+            f"encoded anew for each rank, as it is cut inside blocks: {len(found):,} weights, "
+            f"{listed(found)}"
+        )
+        return _by(sharing._replace(apart=found), writer, names, note)
+
+    def _reblocked(self, sharing: Sharing, missed: Sequence[Cut]) -> Sharing:
+        """All coded weights on smaller blocks: the config can say but one size."""
+        if self.options.layout == "deepseek":
+            raise SchemeError("reblock: layout deepseek knows blocks of 128 x 128 only")
+        if not isinstance(self.writer, Kept):
+            raise SchemeError("reblock goes with weights that are kept; else choose --block")
+        coded = [g.weight for g in sharing.given if g.weight.codec.coded]
+        writer = Reblocked(smaller_block(coded, missed, self.options.tp))
+        rows, columns = writer.block
+        note = f"scales repeated for blocks of {rows} x {columns}, in {len(coded):,} weights"
+        return _by(sharing, writer, {w.name for w in coded}, note)
+
+
+def _by(sharing: Sharing, writer: Writer, names: set[str], note: str) -> Sharing:
+    """With ``names`` written by another writer."""
+    given = (g._replace(writer=writer) if g.weight.name in names else g for g in sharing.given)
+    return sharing._replace(given=tuple(given), notes=(*sharing.notes, note))
+
+
+def renamed(items: Sequence[Item], layout: RankLayout) -> tuple[Item, ...]:
+    """``items`` as ``layout`` calls them."""
+    if not layout.renames:
+        return tuple(items)
+    encoding = items[0].encoding
+    if encoding:
+        parts = tuple(p._replace(name=layout.renamed(p.name)) for p in encoding.parts)
+        encoding = replace(encoding, parts=parts)
+    return tuple(_renamed(i, layout, encoding) for i in items)
+
+
+def _renamed(item: Item, layout: RankLayout, encoding: Encoding | None) -> Item:
+    """With another dtype for the same bytes, if the layout wants one."""
+    weight, name, kept = item.weight, layout.renamed(item.weight.name), item.dtype
+    dtype, shape = (kept, ()) if encoding else layout.stored_as(name, kept, item.shape)
+    parts = weight.parts
+    if dtype != kept:
+        parts = (parts[0]._replace(dtype=dtype, shape=shape),)
+    return Item(
+        Weight(name, weight.codec, parts, weight.dropped),
+        dtype,
+        0,
+        item.nbytes,
+        encoding,
+        item.part,
+    )
