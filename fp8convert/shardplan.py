@@ -30,6 +30,7 @@ from .schemes.base import Reading, Scheme
 from .schemes.weight import Weight
 from .sharder import Sharer, Sharing
 from .spreading import Files, Ranks
+from .teams import least_tile
 from .writers import RAW, Decoded, Kept, Writer
 
 MODEL_ARGS = "model_args.json"
@@ -53,7 +54,7 @@ def plan_shard(catalogue: Catalogue, scheme: Scheme, options: ShardForTp) -> Pla
         refuse_strictly(warnings)
     ranks = Ranks(catalogue, layout, options, sharing.given)
     tasks = tuple(_tasks(ranks.files, options))
-    items = [i for t in tasks for i in t.items]
+    needs = needs_of([i for t in tasks for i in t.items])
     copies, not_copied = output.copies()
     return Plan(
         command="shard-for-tp",
@@ -68,7 +69,7 @@ def plan_shard(catalogue: Catalogue, scheme: Scheme, options: ShardForTp) -> Pla
         warnings=catalogue.warnings + reading.warnings + warnings,
         notes=(*(writer.notes if isinstance(writer, Encoded) else ()), *sharing.notes),
         copied=writer.copied if isinstance(writer, Encoded) else (),
-        needs=needs_of(items),
+        needs=needs._replace(tile=max(needs.tile, least_tile(tasks))),
     )
 
 

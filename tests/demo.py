@@ -23,6 +23,7 @@ def main() -> None:
     check_bits()
     load_in_transformers()
     requantize()
+    ranks()
     other_families()
     print(f"\nThe checkpoints are in {DEMO}/; remove it when you like.")
 
@@ -83,6 +84,19 @@ def requantize() -> None:
         sys.exit(f"NOT the same weights: {len(wrong)} tensors, first {wrong[0]}")
     print(f"checked: decoded, all {len(after)} tensors are the same bits as before")
     run("quantize", TARGET, DEMO / "sample-nvfp4", "--scheme", "nvfp4")
+
+
+def ranks() -> None:
+    """Cut for two ranks in both layouts, and put together again: the same bytes."""
+    from .oracle import differing, load
+
+    for layout in ("deepseek", "hf"):
+        cut, whole = DEMO / f"ranks-{layout}", DEMO / f"ranks-{layout}-whole"
+        run("shard-for-tp", SOURCE, cut, "--tp", 2, "--layout", layout, "--mtp", "keep")
+        run("unshard", cut, whole)
+        if wrong := differing(load(whole), load(SOURCE)):
+            sys.exit(f"NOT what was cut: {len(wrong)} tensors, first {wrong[0]}")
+        print(f"checked: every tensor of {whole.name} is what it was before it was cut")
 
 
 def other_families() -> None:

@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 
 from fp8convert import fileio, sources, taskrun, teams
-from fp8convert.errors import DataError, Fp8ConvertError, ResumableError
+from fp8convert.codecs.base import Span, Stored
+from fp8convert.errors import DataError, FormatError, ResumableError
 from fp8convert.header import ALIGN as PAGE
 from fp8convert.jobs import Jobs
+from fp8convert.pieces import sources as sources_of
 from fp8convert.places import Places
 from fp8convert.plan import Task
 from fp8convert.quantizer import needs_of
-from fp8convert.settings import Settings
+from fp8convert.settings import Progress, Settings
 from fp8convert.teams import MOST_TOGETHER, least_tile, sharing
-from fp8convert.tile import MIN_TILE, READ_SLACK, Tile
+from fp8convert.tile import MIN_TILE, READ_SLACK, Read, Tile
 from fp8convert.tiles import tiles
 
 from .mini import write_shards
@@ -243,6 +245,23 @@ def test_bytes_read_in_the_least_memory(fast_path: Path, monkeypatch: pytest.Mon
     assert counted.nbytes < 1.25 * size
 
 
+@pytest.mark.parametrize("memory", [0, 512 * MIB])
+def test_bytes_read_to_decode_and_to_encode(
+    memory: int, source: Source, fast_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bands of blocks, with their scales."""
+    ranks = Ranks(source[0], 16, source[1])
+    for rank in range(16):
+        ranks._add_decoded(rank)
+        ranks._add_encoded(rank)
+    run = Run(ranks.catalogue, ranks.tasks(), fast_path / "dst")
+    counted, of = Counted(monkeypatch.setattr), ranks.catalogue.tensors
+    run(settings_of(run, 3, memory))
+    run.check(ranks.expected)
+    size = sum(of[name].end - of[name].begin for name in ("d", "d_scale_inv", "dense"))
+    assert size < counted.nbytes < 1.1 * size
+
+
 def test_without_a_team_it_is_read_for_each(
     fast_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +392,7 @@ def test_a_band_that_turns_out_too_large_is_read_by_each(
     source: Source, fast_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(teams, "_need", lambda items, rows: 0)
+    monkeypatch.setattr(teams, "AT_ONCE", 99)
     ranks = Ranks(source[0], 8, source[1])
     for rank in range(8):
         ranks._add_kept(rank)
@@ -448,8 +468,22 @@ def test_a_source_that_changes(source: Source, fast_path: Path) -> None:
     path = fast_path / "src" / ranks.catalogue.shards[stored.shard].name
     os.truncate(path, path.stat().st_size - 1)
     run = Run(ranks.catalogue, ranks.tasks(), fast_path / "dst")
-    with pytest.raises(Fp8ConvertError, match="changed since it was planned"):
+    with pytest.raises(FormatError, match="changed since it was planned"):
         in_time(lambda: run(Settings(workers=3)))
+
+
+def test_a_source_that_changes_while_it_is_read(fast_path: Path) -> None:
+    """Also if only bands are read from it."""
+    make_large(fast_path / "src")
+    ranks = large_ranks(fast_path / "src", 4)
+    run = Run(ranks.catalogue, ranks.tasks(), fast_path / "dst")
+
+    def touch(now: Progress) -> None:
+        if now.read:
+            os.utime(fast_path / "src" / ranks.catalogue.shards[0].name)
+
+    with pytest.raises(FormatError, match="changed since it was planned"):
+        run(Settings(workers=2, progress=touch))
 
 
 def test_interrupted(source: Source, fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,3 +522,6 @@ def test_constant_bytes_are_read_from_no_file(
     run(Settings(workers=2))
     run.check(ranks.expected)
     assert min(opened) == 0
+    padding = sources_of(Stored("", "U8", (9, 9), ~7, 0, 81), Span(0, 81))
+    found = Places([[Read(Span(0, 81), padding)]] * 2)
+    assert (found.shards, found.nbytes, found.need) == (set(), 0, PAGE)
