@@ -55,15 +55,14 @@ class ToBf16(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantize(Options):
-    """Of :func:`~fp8convert.convert.quantize`. None where the scheme has no such thing, or its own.
+class Encode(Options):
+    """How weights are encoded, and which. None where a scheme has no such thing, or its own.
 
     ``block``: rows and columns that share a scale, of the fp8-block schemes; ``group``: elements of
     a row that do, of int4-group; ``scale_dtype``: of fp8-block-ue8m0, f32 or e8m0. ``like`` is a
     checkpoint folder whose coded weights are the ones to encode.
     """
 
-    scheme: str
     block: tuple[int, int] | None = None
     group: int | None = None
     scale_dtype: str | None = None
@@ -75,11 +74,7 @@ class Quantize(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("scheme", self.scheme, SCHEMES)
         one_of("scale_search", self.scale_search, SEARCHES)
-        self._only("block", BLOCKS)
-        self._only("group", ("int4-group",))
-        self._only("scale_dtype", ("fp8-block-ue8m0",))
         if self.scale_dtype is not None:
             one_of("scale_dtype", self.scale_dtype, tuple(SCALE_DTYPES))
         if self.group is not None and (type(self.group) is not int or self.group not in GROUPS):
@@ -94,17 +89,30 @@ class Quantize(Options):
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # frozen for others
 
+
+@dataclass(frozen=True, kw_only=True)
+class Quantize(Encode):
+    """Of :func:`~fp8convert.convert.quantize`."""
+
+    scheme: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("scheme", self.scheme, SCHEMES)
+        self._only("block", BLOCKS)
+        self._only("group", ("int4-group",))
+        self._only("scale_dtype", ("fp8-block-ue8m0",))
+
     def _only(self, option: str, schemes: tuple[str, ...]) -> None:
         if getattr(self, option) is not None and self.scheme not in schemes:
             raise UsageError(f"{option} is for {' and '.join(schemes)}, not for {self.scheme}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardForTp(Options):
+class ShardForTp(Encode):
     """Of :func:`~fp8convert.convert.shard_for_tp`. None where the layout decides.
 
-    ``weights``: as they are stored, decoded, or encoded by a scheme, whose options follow it as
-    :class:`Quantize` has them. ``ranks`` are those to write, all of ``tp`` if None. ``misaligned``:
+    ``weights``: as they are stored, decoded, or encoded by a scheme, as :class:`Encode` has it. ``ranks`` are those to write, all of ``tp`` if None. ``misaligned``:
     what becomes of weights that a cut would part within a block of scales. ``pad_vocab``: the
     vocabulary is padded with zeros to a multiple of this. ``n_experts`` is only checked.
     """
@@ -118,14 +126,6 @@ class ShardForTp(Options):
     experts: str = "owner"
     pad_vocab: int | None = None
     n_experts: int | None = None
-    block: tuple[int, int] | None = None
-    group: int | None = None
-    scale_dtype: str | None = None
-    scale_search: str = "plain"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    like: str | None = None
-    require_exact: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,12 +138,10 @@ class ShardForTp(Options):
         for name, most in (("tp", MOST_RANKS), ("pad_vocab", 1 << 30), ("n_experts", 1 << 30)):
             _count(name, getattr(self, name), most, optional=name != "tp")
         if self.ranks is not None:
-            object.__setattr__(self, "ranks", _ranks(self.ranks, self.tp))
+            self._set("ranks", _ranks(self.ranks, self.tp))
         if self.layout == "deepseek":
             self._not_with_deepseek()
-        if isinstance(self.to, Quantize):
-            for name in ("include", "exclude", "like", "block"):  # as it has made them
-                object.__setattr__(self, name, getattr(self.to, name))
+        _ = self.to  # or refuse here
 
     def _not_with_deepseek(self) -> None:
         if self.max_shard_size is not None:
@@ -159,22 +157,16 @@ class ShardForTp(Options):
     @cached_property
     def to(self) -> ToBf16 | Quantize | None:
         """The conversion in the same pass; None if bytes are kept."""
-        given = {f.name: getattr(self, f.name) for f in fields(Quantize) if f.name != "scheme"}
+        shared = {f.name: getattr(self, f.name) for f in fields(Options)}
+        encode = {f.name: getattr(self, f.name) for f in fields(Encode)}
         if self.weights in SCHEMES:
-            return Quantize(scheme=self.weights, **given)
-        odd = [
-            f.name for f in fields(Quantize) if f.name in _ENCODING and given[f.name] != f.default
-        ]
-        if odd:
+            return Quantize(scheme=self.weights, **encode)
+        own = [f for f in fields(Encode) if f.name not in shared]
+        if odd := [f.name for f in own if encode[f.name] != f.default]:
             known = ", ".join(SCHEMES)
             raise UsageError(f"{', '.join(odd)} goes with weights that are encoded: {known}")
-        if self.weights == KEEP:
-            return None
-        shared = {f.name: getattr(self, f.name) for f in fields(Options)}
-        return ToBf16(dtype=PLAIN_WEIGHTS[self.weights], **shared)
-
-
-_ENCODING = {f.name for f in fields(Quantize)} - {f.name for f in fields(Options)} - {"scheme"}
+        dtype = PLAIN_WEIGHTS.get(self.weights)
+        return None if dtype is None else ToBf16(dtype=dtype, **shared)
 
 
 @dataclass(frozen=True, kw_only=True)

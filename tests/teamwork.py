@@ -46,6 +46,8 @@ SHAPES: dict[str, tuple[str, tuple[int, ...]]] = {
     "stack": ("BF16", (3, 130, 1024)),
     "table": ("BF16", (701, 300)),
     "dense": ("BF16", (260, 5200)),
+    "left": ("BF16", (200, 1000)),  # files of two ranks, cut for other numbers
+    "right": ("BF16", (200, 1500)),
     **{f"expert{n}": ("BF16", (90 + n, 500)) for n in range(40)},
 }
 SHARDS = 5
@@ -84,6 +86,27 @@ def columns(s: Stored, lo: int, hi: int) -> Stored:
     shape = (*s.shape[:-1], hi - lo)
     end = begin + run * numel(s.shape[:-1])
     return s._replace(shape=shape, begin=begin, end=end, run=run, pitch=row * width)
+
+
+def side_by_side(pieces: list[Stored], lo: int, hi: int) -> Stored:
+    """A slice along the last axis of matrices that are beside each other."""
+    found, at = [], 0
+    for p in pieces:
+        a, b = max(lo - at, 0), min(hi - at, p.shape[1])
+        at += p.shape[1]
+        if a < b:
+            found.append(columns(p, a, b))
+    if len(found) == 1:
+        return found[0]
+    shape, size = (found[0].shape[0], hi - lo), sum(p.end - p.begin for p in found)
+    return Stored("x", found[0].dtype, shape, found[0].shard, 0, size, tuple(found), 1)
+
+
+def middle(s: Stored, lo: int, hi: int) -> Stored:
+    """A slice along the second of three axes."""
+    a, b, c = s.shape
+    flat = s._replace(shape=(a, b * c))
+    return columns(flat, lo * c, hi * c)._replace(shape=(a, hi - lo, c))
 
 
 def rows(s: Stored, lo: int, hi: int) -> Stored:
@@ -140,6 +163,11 @@ class Ranks:
         for name, unit in (("o", 1), ("far", 1), ("d_scale_inv", 1), ("stack", 2)):
             lo, hi = self.part(arrays[name].shape[-1], rank, unit)
             self.add(rank, name, columns(of[name], lo, hi), arrays[name][..., lo:hi])
+        lo, hi = self.part(2500, rank)
+        both = np.concatenate([arrays["left"], arrays["right"]], axis=1)
+        self.add(rank, "both", side_by_side([of["left"], of["right"]], lo, hi), both[:, lo:hi])
+        lo, hi = self.part(130, rank)
+        self.add(rank, "middle", middle(of["stack"], lo, hi), arrays["stack"][:, lo:hi])
         for name in ("gate", "norm"):
             self.add(rank, name, of[name], arrays[name])
         lo, hi = self.part(1360, rank)

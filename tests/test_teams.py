@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fp8convert import fileio, sources, taskrun, teams
+from fp8convert import fileio, header, sources, taskrun, teams
 from fp8convert.codecs.base import Span, Stored
+from fp8convert.codecs.gptq import Gptq
 from fp8convert.errors import DataError, FormatError, ResumableError
 from fp8convert.header import ALIGN as PAGE
 from fp8convert.jobs import Jobs
 from fp8convert.pieces import sources as sources_of
 from fp8convert.places import Places
-from fp8convert.plan import Task
+from fp8convert.plan import Item, Task
 from fp8convert.quantizer import needs_of
+from fp8convert.schemes.weight import Weight
 from fp8convert.settings import Progress, Settings
 from fp8convert.teams import MOST_TOGETHER, least_tile, sharing
 from fp8convert.tile import MIN_TILE, READ_SLACK, Read, Tile
@@ -106,7 +108,9 @@ def test_what_is_worth_it(source: Source) -> None:
     """Large slices of columns, and what is the same; not what is small, or apart."""
     ranks = Ranks(source[0], 8, source[1]).add_all()
     tasks = ranks.tasks()
-    assert shared_names(tasks) == {"o", "far", "d", "stack", "gate", "dense.weight", "kv"}
+    assert shared_names(tasks) == {
+        "o", "far", "d", "stack", "both", "middle", "gate", "dense.weight", "kv",
+    }  # fmt: skip
     found = sharing(tasks, MIB)
     assert len({id(of["o"]) for of in found}) == 1
     assert found[0]["kv"] is found[3]["kv"] is not found[4]["kv"]
@@ -196,6 +200,24 @@ def test_rows_too_long_to_ask_for(source: Source, monkeypatch: pytest.MonkeyPatc
     tasks = Ranks(source[0], 9, source[1]).add_all().tasks()
     monkeypatch.setattr(teams, "MOST_TILE", least_tile(tasks) - 1)
     assert least_tile(tasks) == 0
+
+
+def test_codes_that_are_stored_transposed_are_read_apart(source: Source) -> None:
+    """A band of rows would be some columns of what is stored, from all over the file."""
+    ranks = Ranks(source[0], 2, source[1])
+    shapes = {"I32": (512, 4096), "F16": (32, 4096)}
+    for rank in range(2):
+        stored = [
+            Stored(f"g{d}", d, shape, 0, 0, shape[0] * shape[1] * (4 if d == "I32" else 2))
+            for d, shape in shapes.items()
+        ]
+        parts = tuple(columns(s, 2048 * rank, 2048 * rank + 2048) for s in stored)
+        zeros = Stored("z", "I32", (32, 256), 0, 0, 32 * 256 * 4)
+        weight = Weight("g", Gptq(4, 128, True), (*parts, zeros))
+        assert weight.codec.check(weight.parts) is None
+        size = 2 * header.numel(weight.shape)
+        ranks.items[rank].append(Item(weight, "BF16", 0, size))
+    assert shared_names(ranks.tasks()) == set()
 
 
 def test_items_that_do_not_go_together(source: Source) -> None:
