@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-from . import header, ranksets, strictjson
+from . import ranksets
 from .codecs.base import Stored
 from .declared import SIDECARS, Declared, declared
 from .errors import FormatError, listed, shown
-from .folder import Folder, check_plain_name
+from .folder import Folder
 from .layouts import deepseek
-from .layouts.hf import INDEX, SINGLE
+from .layouts.hf import INDEX
+from .shards import Shard, merged, read_index, read_json, read_shards, shard_files
 from .strictjson import brief
 
 CONFIG = "config.json"
-MAX_JSON = 100_000_000
-UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 RANK_FOLDER = re.compile(r"rank[0-9]{1,9}")
-NUMBERED = re.compile(r"(?P<stem>.+)-(?P<i>[0-9]{5,6})-of-(?P<n>[0-9]{5,6})\.safetensors")
-
-
-class Shard(NamedTuple):
-    """One safetensors file as it was when its header was read."""
-
-    name: str
-    size: int
-    mtime_ns: int
-    header_sha256: str
 
 
 @dataclass(frozen=True)
@@ -106,12 +94,12 @@ def uncollected() -> Iterator[None]:
 
 def _open(folder: Folder) -> Catalogue:
     names = folder.names()
-    weight_map, metadata = _index(folder) if folder.has(INDEX) else (None, {})
-    files = _shard_files(names, weight_map, folder)
+    weight_map, metadata = read_index(folder) if folder.has(INDEX) else (None, {})
+    files = shard_files(names, weight_map, folder)
     ranks = len(files) if deepseek.RANK_FILE.fullmatch(files[0]) else 0
     config = _config(folder, optional=ranks > 0)
-    shards, by_file = _read_shards(folder, files)
-    tensors = deepseek.join(by_file, files) if ranks else _merged(by_file, files)
+    shards, by_file = read_shards(folder, files)
+    tensors = deepseek.join(by_file, files) if ranks else merged(by_file, files)
     if weight_map is not None:
         _check_index(weight_map, tensors, shards)
     warnings = _unused_files(names, files) + _total_size(metadata, tensors, weight_map)
@@ -123,7 +111,7 @@ def _open(folder: Folder) -> Catalogue:
 
 def _open_ranks(folder: Folder) -> Catalogue:
     """Ranks as one checkpoint, by what ``tp.json`` says of them."""
-    record = _json(folder, ranksets.TP, "record of ranks")
+    record = read_json(folder, ranksets.TP, "record of ranks")
     if ranksets.is_member(record):
         raise FormatError(
             f"{shown(folder.root)} has one rank only, number {brief(record['rank'])} of "
@@ -133,9 +121,9 @@ def _open_ranks(folder: Folder) -> Catalogue:
     home = f"{ranksets.rank_folder(0)}/" if said.layout == "hf" else ""
     by_rank = _rank_folders(folder, said.ranks) if home else _rank_files(folder, said.ranks)
     files = [file for rank in by_rank for file in rank]
-    shards, by_file = _read_shards(folder, files)
+    shards, by_file = read_shards(folder, files)
     found = iter(by_file)
-    ranks = [_merged([next(found) for _ in of], files) for of in by_rank]
+    ranks = [merged([next(found) for _ in of], files) for of in by_rank]
     if said.apart:
         raise FormatError(
             f"{listed(said.apart)}: the ranks have scales of their own across its blocks, and "
@@ -172,19 +160,15 @@ def _rank_folders(folder: Folder, ranks: int) -> list[list[str]]:
 def _rank_folder(folder: Folder, rank: int, ranks: int) -> list[str]:
     name = ranksets.rank_folder(rank)
     member = f"{name}/{ranksets.TP}"
-    ranksets.check_member(_json(folder, member, "record of a rank"), member, rank, ranks)
+    ranksets.check_member(read_json(folder, member, "record of a rank"), member, rank, ranks)
     at = f"{name}/"
-    weight_map, _ = _index(folder, at) if folder.has(at + INDEX) else (None, {})
-    return [at + file for file in _shard_files(folder.names(name), weight_map, folder)]
+    weight_map, _ = read_index(folder, at) if folder.has(at + INDEX) else (None, {})
+    return [at + file for file in shard_files(folder.names(name), weight_map, folder)]
 
 
 def _sidecars(folder: Folder, home: str = "") -> dict[str, dict[str, Any]]:
     """The files that may declare what config.json does not."""
-    return {n: _json(folder, home + n, "declaration") for n in SIDECARS if folder.has(home + n)}
-
-
-def _json(folder: Folder, name: str, why: str) -> dict[str, Any]:
-    return _object(strictjson.loads(folder.read(name, MAX_JSON, why), name), name)
+    return {n: read_json(folder, home + n, "declaration") for n in SIDECARS if folder.has(home + n)}
 
 
 def _config(folder: Folder, optional: bool, home: str = "") -> dict[str, Any]:
@@ -192,117 +176,7 @@ def _config(folder: Folder, optional: bool, home: str = "") -> dict[str, Any]:
         if optional:
             return {}
         raise FormatError(f"{home}{CONFIG} is missing from {shown(folder.root)}")
-    return _json(folder, home + CONFIG, "config")
-
-
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise FormatError(f"{what} is {brief(value)}, expected an object")
-    return value
-
-
-def _index(folder: Folder, home: str = "") -> tuple[dict[str, str], dict[str, Any]]:
-    index = _json(folder, home + INDEX, "index")
-    weight_map = _object(index.get("weight_map"), f"{INDEX}: weight_map")
-    metadata = _object(index.get("metadata", {}), f"{INDEX}: metadata")
-    checked: set[str] = set()
-    for name, file in weight_map.items():
-        if not isinstance(file, str):
-            raise FormatError(
-                f"{INDEX}: weight_map of {shown(name)} is {brief(file)}, expected a file name"
-            )
-        if file not in checked:
-            check_plain_name(file, f"{INDEX}: weight_map of {shown(name)}")
-            checked.add(file)
-    return weight_map, metadata
-
-
-def _shard_files(names: list[str], weight_map: dict[str, str] | None, folder: Folder) -> list[str]:
-    """The shards, in order; refuses what would have to be unpickled or guessed."""
-    if weight_map is not None:
-        files = sorted(set(weight_map.values()))
-        for file in files:
-            if not file.endswith(".safetensors"):
-                raise FormatError(f"{INDEX} names {shown(file)}, expected .safetensors files only")
-        if SINGLE in names and SINGLE not in files:
-            raise FormatError(
-                f"{INDEX} and a {SINGLE} that it does not name: two checkpoints in one folder"
-            )
-        if not files:
-            raise FormatError(f"{INDEX}: weight_map is empty")
-        return files
-    if SINGLE in names:
-        return [SINGLE]
-    found = [n for n in names if n.endswith(".safetensors")]
-    if not found:
-        unsafe = listed(n for n in names if n.lower().endswith(UNSAFE))
-        note = f"; {unsafe} would have to be unpickled, which is never done" if unsafe else ""
-        raise FormatError(f"no {INDEX} and no {SINGLE} in {shown(folder.root)}{note}")
-    return deepseek.rank_files(found) or _numbered(found)
-
-
-def _numbered(found: list[str]) -> list[str]:
-    matches = [NUMBERED.fullmatch(n) for n in found]
-    sets = {(m["stem"], m["n"]) for m in matches if m}
-    if None in matches or len(sets) != 1:
-        raise FormatError(f"no {INDEX}, and {listed(found)} are not one numbered set of shards")
-    count = int(next(n for _, n in sets))
-    numbers = {int(m["i"]) for m in matches if m}
-    missing = count - sum(1 <= i <= count for i in numbers)
-    if missing:
-        first = next(i for i in range(1, count + 1) if i not in numbers)
-        raise FormatError(
-            f"no {INDEX}, and of {count:,} numbered shards {missing:,} are missing "
-            f"(first: number {first:,})"
-        )
-    if len(found) != count:
-        raise FormatError(
-            f"no {INDEX}, and {len(found):,} shards, {listed(found)}, claim to be {count:,}"
-        )
-    return found
-
-
-def _read_shards(folder: Folder, files: list[str]) -> tuple[list[Shard], list[dict[str, Stored]]]:
-    """Every shard, and its tensors by name."""
-    shards: list[Shard] = []
-    by_file: list[dict[str, Stored]] = []
-    for number, file in enumerate(files):
-        shard, parsed = _read_header(folder, file)
-        by_file.append(
-            {
-                e.name: Stored(e.name, e.dtype, e.shape, number, e.begin, e.end)
-                for e in parsed.entries
-            }
-        )
-        shards.append(shard)
-    return shards, by_file
-
-
-def _merged(by_file: list[dict[str, Stored]], files: list[str]) -> dict[str, Stored]:
-    """All tensors; none may be in two shards."""
-    tensors: dict[str, Stored] = {}
-    for found in by_file:
-        for name in tensors.keys() & found.keys():
-            one, other = (shown(files[of[name].shard]) for of in (tensors, found))
-            raise FormatError(f"tensor {shown(name)} is in both {one} and {other}")
-        tensors.update(found)
-    return tensors
-
-
-def _read_header(folder: Folder, file: str) -> tuple[Shard, header.Header]:
-    fd = folder.open(file, "shard")
-    try:
-        state = os.fstat(fd)
-        prefix = os.pread(fd, 64, 0)
-        length = header.header_length(prefix, state.st_size, shown(file))
-        raw = os.pread(fd, length, 8)
-    finally:
-        os.close(fd)
-    if len(raw) != length:
-        raise FormatError(f"{shown(file)}: read {len(raw):,} of {length:,} header bytes")
-    parsed = header.parse(raw, state.st_size, shown(file))
-    digest = hashlib.sha256(raw).hexdigest()
-    return Shard(file, state.st_size, state.st_mtime_ns, digest), parsed
+    return read_json(folder, home + CONFIG, "config")
 
 
 def _check_index(

@@ -112,9 +112,10 @@ class Quantize(Encode):
 class ShardForTp(Encode):
     """Of :func:`~fp8convert.convert.shard_for_tp`. None where the layout decides.
 
-    ``weights``: as they are stored, decoded, or encoded by a scheme, as :class:`Encode` has it. ``ranks`` are those to write, all of ``tp`` if None. ``misaligned``:
-    what becomes of weights that a cut would part within a block of scales. ``pad_vocab``: the
-    vocabulary is padded with zeros to a multiple of this. ``n_experts`` is only checked.
+    ``weights``: as they are stored, decoded, or encoded by a scheme, as :class:`Encode` has it.
+    ``ranks`` are those to write, all of ``tp`` if None. ``misaligned``: what becomes of weights
+    that a cut would part within a block of scales. ``pad_vocab``: the vocabulary is padded with
+    zeros to a multiple of this. ``n_experts`` is only checked.
     """
 
     tp: int

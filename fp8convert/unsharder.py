@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from . import strictjson
-from .catalogue import CONFIG, MAX_JSON, Catalogue
+from .catalogue import CONFIG, Catalogue
 from .classes import mtp_layer
 from .configout import config_without_mtp
 from .declared import Config, declared, layers_of
@@ -19,6 +19,7 @@ from .planner import Placed, assembled, read
 from .schemes.base import Scheme
 from .schemes.weight import Weight
 from .shardplan import plan_shard
+from .shards import MAX_JSON
 from .writers import RAW, Kept
 
 USUAL_SHARD = 5_000_000_000  # bytes, where it is not recorded how the files were

@@ -20,10 +20,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from fp8convert import catalogue, folder
-from fp8convert.catalogue import CONFIG, INDEX, SINGLE, Catalogue, open_catalogue
+from fp8convert import folder, shards
+from fp8convert.catalogue import CONFIG, INDEX, Catalogue, open_catalogue
 from fp8convert.errors import FormatError, shown
 from fp8convert.folder import Folder
+from fp8convert.layouts.hf import SINGLE
 
 ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 SHARDS = {ONE: ("a", "b"), TWO: ("c",)}
@@ -450,9 +451,9 @@ class TestIndex:
 
     def test_oversize(self, two: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         size = (two / INDEX).stat().st_size
-        monkeypatch.setattr(catalogue, "MAX_JSON", size)
+        monkeypatch.setattr(shards, "MAX_JSON", size)
         open_catalogue(two)
-        monkeypatch.setattr(catalogue, "MAX_JSON", size - 1)
+        monkeypatch.setattr(shards, "MAX_JSON", size - 1)
         message = refusal(two)
         assert f"{shown(INDEX)} has {size:,} bytes, expected at most {size - 1:,}" in message
 

@@ -67,7 +67,7 @@ ROOMS = [
     ["strictjson", "header", "folder", "declared", "configout", "options"],
     ["codecs", "kernels"],
     ["layouts", "pieces", "schemes", "ranksets"],
-    ["encoding", "choice", "cuts"],
+    ["encoding", "choice", "cuts", "shards"],
     ["catalogue", "plan"],
     ["tile", "writers"],
     ["companions", "tiles", "codetiles", "teams", "places", "pagecache", "fileio"],
