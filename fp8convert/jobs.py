@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from .plan import Task
+from .plan import MOST_TOGETHER, Task
 from .taskrun import TaskRun
-from .teams import MOST_TOGETHER, sharing, teams
+from .teams import sharing, teams
 from .tile import Shared, Tile
 from .tiles import tiles
 

@@ -20,6 +20,7 @@ from .version import VERSION
 
 FORMAT = 1
 MOST_FILES = 4  # are written at a time
+MOST_TOGETHER = 16  # of a team: descriptors are bounded
 
 
 class Item(NamedTuple):
@@ -170,7 +171,8 @@ class Plan:
     def disk_needed(self) -> int:
         """Bytes on the disk while it runs: all files, and what waits beside those at work."""
         spools = sorted(t.spool for t in self.tasks)
-        return self.bytes_out + sum(spools[-MOST_FILES:])
+        most = MOST_TOGETHER if any(t.team >= 0 for t in self.tasks) else MOST_FILES
+        return self.bytes_out + sum(spools[-most:])
 
     @property
     def bytes_out(self) -> int:

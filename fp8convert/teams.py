@@ -13,10 +13,9 @@ from itertools import groupby
 from .codecs.base import Grid, Rect, Stored
 from .header import ALIGN as PAGE
 from .places import Places
-from .plan import Item, Task
+from .plan import MOST_TOGETHER, Item, Task
 from .tile import READ_SLACK, Shared, reads
 
-MOST_TOGETHER = 16  # files of a team, written at a time: descriptors are bounded
 WORTH = 256 << 10  # bytes of less than this are read again for each file: tiles of them are small
 LONG = 64 << 10  # bytes of runs that each file reads without the others
 MOST_TILE = 16 << 20  # bytes: 128 rows of 64 thousand BF16
