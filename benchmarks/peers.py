@@ -82,10 +82,15 @@ def _turn(peer: Peer, source: Path, target: Path) -> float:
 
     def convert() -> None:
         peer(source, target)
-        for path in (*target.iterdir(), target):
-            _sync(path)
+        sync_all(target)
 
     return timed(convert)
+
+
+def sync_all(folder: Path) -> None:
+    """Bring the files of a folder, and it, to the disk."""
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
 
 
 def _sync(path: Path) -> None:

@@ -67,13 +67,13 @@ class Encoded(Writer):
         if options.strict:
             refuse_strictly(self.warnings)
         self.search, self.powers = options.scale_search == "mse", has_powers(catalogue)
-        self._chosen = {w.name: w for w in weights if w.name in choice.chosen}
+        self.chosen = {w.name: w for w in weights if w.name in choice.chosen}
         self._ways: dict[str, tuple[Way, tuple[Weight, ...]]] = {}  # by the first who shares
         self._copied: dict[str, None] = {}
 
     def step(self, weight: Weight, axis: int) -> int:
         """Between blocks; a scale of the whole tensor is measured over all of it."""
-        if weight.name not in self._chosen or self.to.scheme == "fp8-tensor":
+        if weight.name not in self.chosen or self.to.scheme == "fp8-tensor":
             return 1
         if self._way(weight)[0].copied:
             return weight.codec.step(weight.parts, axis)
@@ -81,13 +81,13 @@ class Encoded(Writer):
 
     def tensors(self, weight: Weight) -> tuple[Part, ...]:
         """Those of the scheme, or one."""
-        if weight.name in self._chosen:
+        if weight.name in self.chosen:
             return self.to.parts(weight)
         return (Part(weight.name, weight.out_dtype(self.tag), weight.shape),)
 
     def items(self, weight: Weight, piece: Weight) -> tuple[Item, ...]:
         """Copied where the source has just these bytes, else encoded."""
-        if weight.name not in self._chosen:
+        if weight.name not in self.chosen:
             return (whole(piece, piece.out_dtype(self.tag)),)
         how, members = self._way(weight)
         if how.copied:
@@ -111,7 +111,7 @@ class Encoded(Writer):
         """What was found to be done already."""
         if not self._copied:
             return ()
-        count = f"{len(self._copied):,} of {len(self._chosen):,} weights"
+        count = f"{len(self._copied):,} of {len(self.chosen):,} weights"
         return (f"already {self.to.scheme} in the source, bytes copied: {count}",)
 
     def _way(self, weight: Weight) -> tuple[Way, tuple[Weight, ...]]:
@@ -119,9 +119,9 @@ class Encoded(Writer):
         if not self.to.shares:
             return way((weight,), self.to, self.powers), ()
         names = partners(weight.name) or (weight.name,)
-        first = next(n for n in names if n in self._chosen)
+        first = next(n for n in names if n in self.chosen)
         if first not in self._ways:
-            members = [self._chosen[n] for n in names if n in self._chosen]
+            members = [self.chosen[n] for n in names if n in self.chosen]
             how = way(members, self.to, self.powers)
             self._ways[first] = how, tuple(map(decodable, members))
         return self._ways[first]

@@ -133,19 +133,21 @@ class _Output:
         )  # fmt: skip
         writers = [g.writer for g in sharing.given]
         reblocked = next((w for w in writers if isinstance(w, Reblocked)), None)
-        coded = [g for g in sharing.given if g.weight.codec.coded]
-        self.has_codes, self.coded = (
-            bool(coded),
-            not all(isinstance(g.writer, Decoded) for g in coded),
-        )
+        chosen = writer.chosen if isinstance(writer, Encoded) else None
+        coded = [
+            g for g in sharing.given
+            if (g.weight.codec.coded if chosen is None else g.weight.name in chosen)
+        ]  # fmt: skip
+        self.has_codes = bool(coded)
+        self.coded = not all(isinstance(g.writer, Decoded) for g in coded)
         self.config = self._config(reblocked or writer)
         self.folders = [""]
         if options.layout == "hf":
             self.folders = [f"{ranksets.rank_folder(r)}/" for r in options.written]
 
     def _config(self, writer: Writer) -> Config:
-        if isinstance(writer, Kept) and self.has_codes and not self.coded:
-            writer = Decoded(dtype_of(self.catalogue.config))  # all are, being cut inside blocks
+        if self.has_codes and not self.coded:  # all are decoded, being cut inside blocks
+            writer = Decoded(dtype_of(self.catalogue.config))
         config = writer.config(self.catalogue.config)
         decoded = [n.removesuffix(".weight") for n in self.sharing.decoded]
         if decoded and not isinstance(writer, Decoded):
@@ -193,9 +195,7 @@ class _Output:
     @property
     def is_coded(self) -> bool:
         """Whether weights are written as codes."""
-        if isinstance(self.options.to, Quantize):
-            return True
-        return self._kept and self.coded
+        return self.coded
 
     @property
     def _said(self) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -327,3 +328,14 @@ def test_control_a_slice_of_its_own_size_decodes_wrongly(runs: Runs, tmp_path: P
     rows = (wrong != right).any(axis=1)
     assert rows[:32].all()
     assert not rows[32:].any()
+
+
+def test_where_all_that_would_be_encoded_is_cut_inside_blocks(runs: Runs) -> None:
+    """Then nothing is encoded, and the config does not say that anything is."""
+    folder = runs.shard(
+        "rows_of_192-in-bf16", 4, layout="hf", weights="fp8-block", misaligned="bf16"
+    )
+    for rank in range(4):
+        config = json.loads((folder / f"rank{rank}" / "config.json").read_text())
+        assert "quantization_config" not in config
+    assert '"F8_E4M3"' not in (folder / "tp.json").read_text()
