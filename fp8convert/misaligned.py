@@ -59,6 +59,10 @@ class Requantized(Writer):
         how = Way(False, precision=to.precision(weight))
         return encoded(piece, encoding(piece, to, self.search, how, ()))
 
+    def codes(self, weight: Weight) -> bool:
+        """All are."""
+        return True
+
     def config(self, config: Config) -> Config:
         """As it is."""
         return config

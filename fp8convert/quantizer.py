@@ -67,13 +67,13 @@ class Encoded(Writer):
         if options.strict:
             refuse_strictly(self.warnings)
         self.search, self.powers = options.scale_search == "mse", has_powers(catalogue)
-        self.chosen = {w.name: w for w in weights if w.name in choice.chosen}
+        self._chosen = {w.name: w for w in weights if w.name in choice.chosen}
         self._ways: dict[str, tuple[Way, tuple[Weight, ...]]] = {}  # by the first who shares
         self._copied: dict[str, None] = {}
 
     def step(self, weight: Weight, axis: int) -> int:
         """Between blocks; a scale of the whole tensor is measured over all of it."""
-        if weight.name not in self.chosen or self.to.scheme == "fp8-tensor":
+        if weight.name not in self._chosen or self.to.scheme == "fp8-tensor":
             return 1
         if self._way(weight)[0].copied:
             return weight.codec.step(weight.parts, axis)
@@ -81,19 +81,23 @@ class Encoded(Writer):
 
     def tensors(self, weight: Weight) -> tuple[Part, ...]:
         """Those of the scheme, or one."""
-        if weight.name in self.chosen:
+        if weight.name in self._chosen:
             return self.to.parts(weight)
         return (Part(weight.name, weight.out_dtype(self.tag), weight.shape),)
 
     def items(self, weight: Weight, piece: Weight) -> tuple[Item, ...]:
         """Copied where the source has just these bytes, else encoded."""
-        if weight.name not in self.chosen:
+        if weight.name not in self._chosen:
             return (whole(piece, piece.out_dtype(self.tag)),)
         how, members = self._way(weight)
         if how.copied:
             self._copied[weight.name] = None
             return tuple(whole(w, dtype) for w, dtype in copied(weight, piece, self.to))
         return encoded(piece, encoding(piece, self.to, self.search, how, members))
+
+    def codes(self, weight: Weight) -> bool:
+        """The chosen ones."""
+        return weight.name in self._chosen
 
     def config(self, config: Config) -> Config:
         """With the scheme's declaration."""
@@ -111,7 +115,7 @@ class Encoded(Writer):
         """What was found to be done already."""
         if not self._copied:
             return ()
-        count = f"{len(self._copied):,} of {len(self.chosen):,} weights"
+        count = f"{len(self._copied):,} of {len(self._chosen):,} weights"
         return (f"already {self.to.scheme} in the source, bytes copied: {count}",)
 
     def _way(self, weight: Weight) -> tuple[Way, tuple[Weight, ...]]:
@@ -119,9 +123,9 @@ class Encoded(Writer):
         if not self.to.shares:
             return way((weight,), self.to, self.powers), ()
         names = partners(weight.name) or (weight.name,)
-        first = next(n for n in names if n in self.chosen)
+        first = next(n for n in names if n in self._chosen)
         if first not in self._ways:
-            members = [self.chosen[n] for n in names if n in self.chosen]
+            members = [self._chosen[n] for n in names if n in self._chosen]
             how = way(members, self.to, self.powers)
             self._ways[first] = how, tuple(map(decodable, members))
         return self._ways[first]

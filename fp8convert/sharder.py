@@ -18,7 +18,7 @@ from .codecs.slices import filled, sliced, stacked
 from .cuts import Cut, inside_blocks, misfits, refused_by_engines
 from .declared import layers_of
 from .encoding.encoder import Encoding
-from .errors import SchemeError, listed, shown
+from .errors import Fp8ConvertError, SchemeError, listed, shown
 from .layouts.base import RankLayout
 from .layouts.shares import WHOLE, Share
 from .misaligned import Reblocked, Requantized, smaller_block
@@ -112,7 +112,12 @@ class Sharer:
             tuple(given), tuple(dropped), (), tuple(decoded), without and self.mtp == "drop",
             bool(missed), (), tuple(notes),
         )  # fmt: skip
-        return self._mended(sharing, missed, list(cuts.values())) if missed else sharing
+        if not missed:
+            return sharing
+        mended = self._mended(sharing, missed, list(cuts.values()))
+        if left := [g.weight.name for g in mended.given if self._cut(g).misses(self.options.tp)]:
+            raise Fp8ConvertError(f"internal: still cut inside blocks: {listed(left)}")
+        return mended
 
     def _is_dropped(self, name: str) -> bool:
         beyond = self.mtp == "drop" and mtp_layer(name, self.layers) is not None
@@ -165,7 +170,7 @@ class Sharer:
     def _decoded(self, sharing: Sharing, names: set[str]) -> Sharing:
         """With them what engines read in one precision with them."""
         keys = {fused(name) or name for name in names}
-        coded = [g.weight.name for g in sharing.given if g.weight.codec.coded]
+        coded = [g.weight.name for g in sharing.given if g.writer.codes(g.weight)]
         found = tuple(name for name in coded if (fused(name) or name) in keys)
         sharing = sharing._replace(decoded=(*sharing.decoded, *found))
         note = f"decoded, as ranks cut inside blocks: {len(found):,} weights, {listed(found)}"

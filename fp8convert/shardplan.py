@@ -133,20 +133,15 @@ class _Output:
         )  # fmt: skip
         writers = [g.writer for g in sharing.given]
         reblocked = next((w for w in writers if isinstance(w, Reblocked)), None)
-        chosen = writer.chosen if isinstance(writer, Encoded) else None
-        coded = [
-            g for g in sharing.given
-            if (g.weight.codec.coded if chosen is None else g.weight.name in chosen)
-        ]  # fmt: skip
-        self.has_codes = bool(coded)
-        self.coded = not all(isinstance(g.writer, Decoded) for g in coded)
+        self.has_codes = any(writer.codes(g.weight) for g in sharing.given)
+        self.is_coded = any(g.writer.codes(g.weight) for g in sharing.given)
         self.config = self._config(reblocked or writer)
         self.folders = [""]
         if options.layout == "hf":
             self.folders = [f"{ranksets.rank_folder(r)}/" for r in options.written]
 
     def _config(self, writer: Writer) -> Config:
-        if self.has_codes and not self.coded:  # all are decoded, being cut inside blocks
+        if self.has_codes and not self.is_coded:  # all are decoded, being cut inside blocks
             writer = Decoded(dtype_of(self.catalogue.config))
         config = writer.config(self.catalogue.config)
         decoded = [n.removesuffix(".weight") for n in self.sharing.decoded]
@@ -191,11 +186,6 @@ class _Output:
         else:
             texts |= self._of_ranks(tasks)
         return texts
-
-    @property
-    def is_coded(self) -> bool:
-        """Whether weights are written as codes."""
-        return self.coded
 
     @property
     def _said(self) -> Config:

@@ -50,6 +50,10 @@ class Writer(ABC):
         """Those of a ``piece`` of ``weight`` (or all of it), in the same order."""
 
     @abstractmethod
+    def codes(self, weight: Weight) -> bool:
+        """Whether ``weight`` is written as codes."""
+
+    @abstractmethod
     def config(self, config: Config) -> Config:
         """config.json of what is written."""
 
@@ -85,6 +89,10 @@ class Decoded(Writer):
         """One."""
         return (whole(piece, piece.out_dtype(self.tag)),)
 
+    def codes(self, weight: Weight) -> bool:
+        """None is."""
+        return False
+
     def config(self, config: Config) -> Config:
         """Without a declaration."""
         return plain_config(config, self.dtype)
@@ -116,6 +124,10 @@ class Kept(Writer):
             yield _kept(part.name, cut.get(role, part), how)
         for part in weight.dropped:
             yield _kept(part.name, part)
+
+    def codes(self, weight: Weight) -> bool:
+        """What is coded."""
+        return weight.codec.coded
 
     def config(self, config: Config) -> Config:
         """As it is."""
