@@ -41,6 +41,7 @@ class Catalogue:
     index_metadata: dict[str, Any]
     warnings: tuple[str, ...] = field(default=())
     home: str = ""
+    verbatim: bool = True  # whether ``config`` is what config.json there says
     origins: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -130,11 +131,12 @@ def _open_ranks(folder: Folder) -> Catalogue:
             "cannot be put together"
         )
     tensors = ranksets.joined(said, ranks, files)
+    unused = [] if home else _unused_files(folder.names(), files)
     config = _config(folder, optional=False, home=home)
     origins = {t.name: t.file for t in said.tensors}
     return Catalogue(
         folder, tuple(shards), tensors, declared(config, _sidecars(folder, home)), True,
-        said.metadata, home=home, origins=origins,
+        said.metadata, tuple(unused), home=home, origins=origins,
     )  # fmt: skip
 
 

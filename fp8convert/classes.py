@@ -92,7 +92,9 @@ def mtp_layer(name: str, layers: int | None) -> int | None:
     if layers is None or found is None:
         return None
     number = int(found["n"]) + (layers if found["kind"] == "mtp" else 0)
-    return number if number >= layers else None
+    if number < layers or SENSES in map(_kind, name[: found.start()].split(".")):
+        return None  # a tower of images or sounds has layers of its own
+    return number
 
 
 def left_alone(name: str) -> str | None:

@@ -83,6 +83,8 @@ def prepare(
         catalogue = open_catalogue(src)
         if isinstance(options, Unshard):
             catalogue = whole_names(catalogue, options.config)
+        elif isinstance(options, ShardForTp) and catalogue.declared.ranks:
+            catalogue = whole_names(catalogue, None)
         scheme = schemes.detect(catalogue.declared, catalogue.tensors)
         target = resolve_target(dst, catalogue.folder.root)
         return Job(catalogue, PLANS[type(options)](catalogue, scheme, options), target)

@@ -53,6 +53,18 @@ def strings(value: Any) -> tuple[str, ...]:
     return tuple(v for v in value if isinstance(v, str)) if isinstance(value, list) else ()
 
 
+EXPERT_FIELDS = ("n_routed_experts", "num_experts", "num_local_experts")
+
+
+def experts_in(config: Config) -> tuple[str, int]:
+    """How many routed experts a layer has, and the field that says so; ("", 0) if none does."""
+    for place in (mapping(config.get("text_config")), config):
+        for field_ in EXPERT_FIELDS:
+            if type(found := place.get(field_)) is int and found > 0:
+                return field_, found
+    return "", 0
+
+
 def layers_of(config: Config) -> int | None:
     """``num_hidden_layers``, of the model or its text part."""
     for place in (config, mapping(config.get("text_config"))):

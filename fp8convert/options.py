@@ -163,6 +163,8 @@ class ShardForTp(Encode):
         if self.weights in SCHEMES:
             return Quantize(scheme=self.weights, **encode)
         own = [f for f in fields(Encode) if f.name not in shared]
+        if self.misaligned == "requantize":
+            own = [f for f in own if f.name not in ("scale_search", "require_exact")]
         if odd := [f.name for f in own if encode[f.name] != f.default]:
             known = ", ".join(SCHEMES)
             raise UsageError(f"{', '.join(odd)} goes with weights that are encoded: {known}")

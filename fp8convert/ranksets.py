@@ -16,6 +16,7 @@ from .codecs.base import Stored
 from .codecs.slices import copies, literal, resized, sliced, stacked
 from .dtypes import DTYPES
 from .errors import FormatError, listed, shown
+from .folder import check_plain_name
 from .header import numel
 from .options import LAYOUTS, MOST_RANKS
 from .strictjson import brief
@@ -23,6 +24,7 @@ from .strictjson import brief
 TP = "tp.json"
 FORMAT = 1
 INTEGERS = {"I32": 4, "I64": 8}
+MOST_AXES = 8  # of a weight whose shape is a value
 
 Piece = tuple[int, int, int]  # rank, offset, length
 
@@ -166,6 +168,9 @@ def _spread(name: str, said: _Fields, ranks: int) -> Spread:
     if axis is not None:
         pieces = tuple(_pieces(said, shape[axis], ranks))
     dtype, file = said.get("dtype", str), said.get("file", str)
+    check_plain_name(file, f"{said.where}: file")
+    if not file.endswith(".safetensors"):
+        raise FormatError(f"{said.where}: file is {shown(file)}, expected a .safetensors file")
     inside = said.get("name", str, name)
     value = _value(said, numel(tuple(shape))) if "whole_value" in said.found else None
     if value is not None and dtype not in INTEGERS:
@@ -183,10 +188,11 @@ def _spread(name: str, said: _Fields, ranks: int) -> Spread:
 
 def _value(said: _Fields, count: int) -> tuple[int, ...]:
     found = said.get("whole_value", list)
-    if len(found) == count and all(type(n) is int and 0 <= n < 1 << 31 for n in found):
+    if len(found) == count <= MOST_AXES and all(type(n) is int and 0 <= n < 1 << 31 for n in found):
         return tuple(found)
     raise FormatError(
-        f"{said.where}: whole_value is {brief(found)}, expected {count} integers below 2**31"
+        f"{said.where}: whole_value is {brief(found)}, expected {count} integers below 2**31, "
+        f"of at most {MOST_AXES} axes"
     )
 
 

@@ -6,17 +6,18 @@ decoded or encoded as any other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from .catalogue import Catalogue
+from .catalogue import CONFIG, Catalogue
 from .choice import fused
 from .classes import mtp_layer
+from .codecs.gptq import Gptq
 from .codecs.raw import Raw
 from .codecs.slices import filled, sliced, stacked
 from .cuts import Cut, inside_blocks, misfits, refused_by_engines
-from .declared import layers_of
+from .declared import experts_in, layers_of
 from .encoding.encoder import Encoding
 from .errors import Fp8ConvertError, SchemeError, listed, shown
 from .layouts.base import RankLayout
@@ -40,13 +41,17 @@ class Given(NamedTuple):
     size: int  # along the axis, padding included
     writer: Writer
 
+    @property
+    def is_padded(self) -> bool:
+        """Whether the ranks have more than there is: a plain table, cut by rows."""
+        return self.share.axis is not None and self.size > self.weight.shape[self.share.axis]
+
     def piece(self, rank: int, ranks: int) -> Weight | None:
         """What ``rank`` has of it."""
         found = self.share.range(self.size, rank, ranks)
         if found is None or self.share.axis is None:
             return None if found is None else self.weight
-        held = self.weight.shape[self.share.axis]
-        if self.size > held:
+        if self.is_padded:
             return _padded(self.weight, *found)
         return slice_of(self.weight, Slice(self.share.axis, *found))
 
@@ -84,7 +89,7 @@ class Sharer:
         self.layout, self.writer, self.options = layout, writer, options
         self.model, self.powers = model, powers
         self.mtp = options.mtp or layout.mtp
-        self.layers = layers_of(catalogue.config)
+        self.config, self.layers = catalogue.config, layers_of(catalogue.config)
 
     def share(self, weights: Sequence[Weight]) -> Sharing:
         """Of all ``weights``, in their order."""
@@ -110,7 +115,7 @@ class Sharer:
         without = any(mtp_layer(name, self.layers) is not None for name in dropped)
         sharing = Sharing(
             tuple(given), tuple(dropped), (), tuple(decoded), without and self.mtp == "drop",
-            bool(missed), (), tuple(notes),
+            bool(missed), tuple(self._odd_ranks(given)), tuple(notes),
         )  # fmt: skip
         if not missed:
             return sharing
@@ -118,6 +123,19 @@ class Sharer:
         if left := [g.weight.name for g in mended.given if self._cut(g).misses(self.options.tp)]:
             raise Fp8ConvertError(f"internal: still cut inside blocks: {listed(left)}")
         return mended
+
+    def _odd_ranks(self, given: Sequence[Given]) -> Iterator[str]:
+        """What is right for all ranks together, but odd in one of them."""
+        numbered = [
+            g.weight.name for g in given
+            if isinstance(g.writer, Kept) and isinstance(g.weight.codec, Gptq)
+            and g.weight.codec.reordered and g.share.axis == 1
+        ]  # fmt: skip
+        if numbered and self.options.tp > 1:
+            yield (
+                f"g_idx of {len(numbered):,} weights, such as {shown(numbered[0])}, counts groups "
+                "in the whole weight on every rank: a reader of one rank alone may refuse it"
+            )
 
     def _is_dropped(self, name: str) -> bool:
         beyond = self.mtp == "drop" and mtp_layer(name, self.layers) is not None
@@ -127,23 +145,35 @@ class Sharer:
         return self.layout.share(weight.name, weight.shape)
 
     def _given(self, weight: Weight, share: Share) -> Given:
-        plain = weight.codec.coded and self.layout.plain(weight.name)
+        plain = self.layout.plain(weight.name) and self.writer.codes(weight)
         writer = Decoded(self.model) if plain else self.writer
         size = weight.shape[share.axis] if share.axis is not None else 1
         multiple = self.options.pad_vocab
         if multiple is None or share.of != VOCABULARY or not size % multiple:
             return Given(weight, share, size, writer)
-        if not isinstance(weight.codec, Raw):
+        if not isinstance(weight.codec, Raw) or writer.codes(weight):
             raise SchemeError(f"weight {shown(weight.name)} is coded: pad_vocab takes plain tables")
         padded = -(-size // multiple) * multiple
         return Given(weight, replace(share, units=padded), padded, writer)
 
     def _check_experts(self, given: Sequence[Given]) -> None:
-        counts = {g.share.units: g.share.of for g in given if g.share.expert is not None}
-        said = self.options.n_experts
-        for count, of in counts.items():
-            if said is not None and said != count:
-                raise SchemeError(f"n_experts is {said}, but {of} is {count} in config.json")
+        """Every layer has as many as the config says: none is missing, and none is no rank's."""
+        of, count = experts_in(self.config)
+        if self.options.n_experts not in (None, count):
+            held = f"{of} is {count} in {CONFIG}" if of else f"{CONFIG} speaks of none"
+            raise SchemeError(f"n_experts is {self.options.n_experts}, but {held}")
+        found: dict[tuple[str, str], set[int]] = {}
+        for g in given:
+            around, dot, rest = g.weight.name.partition(".experts.")
+            number, _, leaf = rest.partition(".")
+            if dot and number.isascii() and number.isdigit() and leaf.endswith("weight"):
+                found.setdefault((around, leaf), set()).add(int(number))
+        for (around, leaf), numbers in found.items() if of else ():
+            if missing := count - len(numbers):
+                raise SchemeError(
+                    f"{around}.experts: {leaf} of {len(numbers):,} experts, expected {count:,}: "
+                    f"{of} in {CONFIG} ({'missing' if missing > 0 else 'too many'})"
+                )
 
     def _cut(self, g: Given) -> Cut:
         axis = g.share.axis
@@ -159,7 +189,9 @@ class Sharer:
             if isinstance(self.writer, Encoded) and any(c.step >= c.size for c in missed):
                 scheme = self.writer.to.scheme
                 said.append(f"A scale of {scheme} is of all ranks: quantize first, then shard.")
-            raise SchemeError("\n".join([*said, "Or choose a --misaligned other than error."]))
+            raise SchemeError(
+                "\n".join([*said, "Or choose another --misaligned of shard-for-tp than error."])
+            )
         sharing = sharing._replace(warnings=(*sharing.warnings, *quotes))
         if how == "reblock":
             return self._reblocked(sharing, missed)

@@ -161,11 +161,13 @@ class _Output:
 
     @property
     def _same_config(self) -> bool:
-        return self._kept and self.config == self.catalogue.config
+        same = self.config == self.catalogue.config
+        return self._kept and same and self.catalogue.verbatim
 
     def copies(self) -> tuple[tuple[Copy, ...], list[str]]:
         """Companions, and an unchanged config, for every folder; and what is not copied."""
-        found, not_copied = companions(self.catalogue, self.options.copy_code, self._kept)
+        kept = self._kept and (self.is_coded or not self.has_codes)
+        found, not_copied = companions(self.catalogue, self.options.copy_code, kept)
         if self._same_config:
             found.append(same_config(self.catalogue))
         copies = [c._replace(target=f"{at}{c.target}") for at in self.folders for c in found]

@@ -27,7 +27,7 @@ class Ranks:
         self.catalogue, self.layout, self.options = catalogue, layout, options
         self.files: Files = {rank: {} for rank in options.written}
         self.spreads: list[Spread] = []
-        self._part, self._used = 0, dict.fromkeys(options.written, 0)
+        self._part, self._used = 0, dict.fromkeys(range(options.tp), 0)
         for g in given:
             found = self._items(g)
             self._next_part(g, found)
@@ -54,17 +54,21 @@ class Ranks:
         if limit is None:
             self._part = self.catalogue.place(g.weight.parts[0])
             return
-        sizes = {rank: sum(i.nbytes for i in items) for rank, items in found.items()}
-        if any(self._used[r] and self._used[r] + size > limit for r, size in sizes.items()):
+        items = next(iter(found.values()), None)  # all ranks that have some have as much
+        parts = g.writer.tensors(g.weight) if items is None else items
+        size = sum(p.nbytes for p in parts)
+        having = [r for r in self._used if g.share.range(g.size, r, self.options.tp)]
+        if any(self._used[r] and self._used[r] + size > limit for r in having):
             self._part += 1
             self._used = dict.fromkeys(self._used, 0)
-        for rank, size in sizes.items():
+        for rank in having:
             self._used[rank] += size
 
     def _spreads(self, g: Given, found: dict[int, tuple[Item, ...]]) -> Iterator[Spread]:
         stored, kept = (*g.weight.parts, *g.weight.dropped), isinstance(g.writer, Kept)
         items, owner, layout = next(iter(found.values()), ()), self._owner(g), self.layout
-        cut = items and owner is None and g.share != WHOLE and self.options.tp > 1
+        cut = items and owner is None and g.share != WHOLE
+        cut = cut and (self.options.tp > 1 or g.is_padded)
         for k, part in enumerate(g.writer.tensors(g.weight)):
             file = self.catalogue.files[self.catalogue.place(stored[k] if kept else stored[0])]
             inside, other = part.name, ""
@@ -85,8 +89,9 @@ class Ranks:
         return g.share.expert // (g.share.units // self.options.tp)
 
     def _cut(self, spread: Spread, g: Given, item: Item) -> Spread:
-        """Along the axis where an item differs from the whole."""
-        axes = [a for a, (n, m) in enumerate(zip(spread.shape, item.shape, strict=True)) if n != m]
+        """Along the axis where an item differs from the whole: that of the stored tensor."""
+        pairs = enumerate(zip(spread.shape, item.shape, strict=True))
+        axes = [0] if g.is_padded else [axis for axis, (n, m) in pairs if n != m]
         if not axes:
             return spread._replace(value=_whole_shape(item, g.weight))
         (axis,) = axes
@@ -96,8 +101,7 @@ class Ranks:
             lo, hi = share.range(g.size, rank, ranks) or (0, 0)
             offset = min(lo // (hi - lo) * length, size)
             pieces.append((rank, offset, min(length, size - offset)))
-        held = g.weight.shape[g.share.axis] if g.share.axis is not None else 0
-        padded = g.size if g.size > held else 0
+        padded = length * ranks if g.is_padded else 0
         return spread._replace(axis=axis, pieces=tuple(pieces), padded_to=padded)
 
 

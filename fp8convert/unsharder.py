@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
 from . import strictjson
 from .catalogue import CONFIG, Catalogue
 from .classes import mtp_layer
-from .configout import config_without_mtp
+from .codecs.base import Stored
+from .configout import config_without, config_without_mtp
 from .declared import Config, declared, layers_of
+from .dtypes import CODED_FLOATS
 from .errors import SchemeError, shown
 from .folder import Folder
 from .layouts.deepseek_models import DeepSeek
@@ -36,21 +39,26 @@ def plan_unshard(catalogue: Catalogue, scheme: Scheme, options: Unshard) -> Plan
     weights = [*reading.weights, *(Weight(t.name, RAW, (t,)) for t in reading.dropped)]
     items = (i for w in weights for i in Kept().items(w, w))
     placed = [Placed(catalogue.place(i.weight.parts[0]), (i,)) for i in items]
-    config, limit = _without_mtp(catalogue, weights), None if catalogue.origins else USUAL_SHARD
+    config = None if catalogue.verbatim else catalogue.config
+    limit = None if catalogue.origins else USUAL_SHARD
     return assembled(
         "unshard", catalogue, scheme, options, replace(reading, dropped=()), placed, config, limit,
         kept=True,
     )  # fmt: skip
 
 
-def _without_mtp(catalogue: Catalogue, weights: list[Weight]) -> Config | None:
-    """The config to write: None if the source's own is right as it is."""
-    layers = layers_of(catalogue.config)
-    without = config_without_mtp(catalogue.config)
-    if any(mtp_layer(w.name, layers) is not None for w in weights):
-        without = catalogue.config
-    beside = catalogue.folder.has(catalogue.home + CONFIG)
-    return None if beside and without == catalogue.config else without
+def _as_they_are(config: Config, tensors: Mapping[str, Stored], layout: DeepSeek) -> Config:
+    """The model's config for rank files that were made of it: DeepSeek's script leaves out MTP
+    layers, and decodes what its code wants plain."""
+    layers = layers_of(config)
+    if all(mtp_layer(name, layers) is None for name in tensors):
+        config = config_without_mtp(config)
+    coded = any(t.dtype in CODED_FLOATS for t in tensors.values())
+    plain = [
+        name.removesuffix(".weight") for name, t in tensors.items()
+        if layout.plain(name) and t.dtype not in CODED_FLOATS
+    ]  # fmt: skip
+    return (config_without(config, plain) or config) if coded and plain else config
 
 
 def whole_names(catalogue: Catalogue, config: str | None) -> Catalogue:
@@ -70,15 +78,18 @@ def whole_names(catalogue: Catalogue, config: str | None) -> Catalogue:
     found = catalogue.config or (_read(config) if config is not None else {})
     if not found:
         raise SchemeError(
-            f"rank files without a {CONFIG}, which says what they were cut from: give the model's "
-            "own with --config"
+            f"rank files without a {CONFIG}, which says what they were cut from: put the model's "
+            "own beside them, or give it to unshard with --config"
         )
     layout = DeepSeek.of(found, catalogue.tensors)
     tensors = {layout.original(name): t for name, t in catalogue.tensors.items()}
     for name, t in tensors.items():
         dtype, shape = layout.whole_as(name, t.dtype, t.shape)
         tensors[name] = t._replace(name=name, dtype=dtype, shape=shape)
-    return replace(catalogue, tensors=tensors, declared=declared(found, {}, ranks))
+    fitted = _as_they_are(found, tensors, layout)
+    verbatim = bool(catalogue.config) and fitted == found
+    said = declared(fitted, {}, ranks)
+    return replace(catalogue, tensors=tensors, declared=said, verbatim=verbatim)
 
 
 def _read(path: str) -> Config:

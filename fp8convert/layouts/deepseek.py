@@ -38,7 +38,9 @@ def rank_files(names: Sequence[str]) -> list[str]:
     by_rank = {int(m["rank"]): n for n, m in found.items()}
     missing = [rank_file(r, count) for r in range(count) if r not in by_rank]
     if missing or len(found) != count:
-        what = f"{listed(missing)} missing" if missing else f"{len(found)} files"
+        more = [n for n in found if n not in {rank_file(r, count) for r in range(count)}]
+        what = f"{len(found)} files, {listed(more)} too many"
+        what = f"{listed(missing)} missing" if missing else what
         raise FormatError(f"rank files of {count:,} ranks: {what}")
     return [by_rank[r] for r in range(count)]
 
