@@ -22,6 +22,7 @@ from .shards import Shard, merged, read_index, read_json, read_shards, shard_fil
 from .strictjson import brief
 
 CONFIG = "config.json"
+NOT_JOINED = "the ranks have scales of their own across blocks, and cannot be put together"
 RANK_FOLDER = re.compile(r"rank[0-9]{1,9}")
 
 
@@ -100,6 +101,8 @@ def _open(folder: Folder) -> Catalogue:
     ranks = len(files) if deepseek.RANK_FILE.fullmatch(files[0]) else 0
     config = _config(folder, optional=ranks > 0)
     shards, by_file = read_shards(folder, files)
+    if ranks and (own := [s.name for s in shards if s.apart]):
+        raise FormatError(f"{listed(own)}: {NOT_JOINED}")
     tensors = deepseek.join(by_file, files) if ranks else merged(by_file, files)
     if weight_map is not None:
         _check_index(weight_map, tensors, shards)
@@ -126,10 +129,7 @@ def _open_ranks(folder: Folder) -> Catalogue:
     found = iter(by_file)
     ranks = [merged([next(found) for _ in of], files) for of in by_rank]
     if said.apart:
-        raise FormatError(
-            f"{listed(said.apart)}: the ranks have scales of their own across its blocks, and "
-            "cannot be put together"
-        )
+        raise FormatError(f"{listed(said.apart)}: {NOT_JOINED}")
     tensors = ranksets.joined(said, ranks, files)
     unused = [] if home else _unused_files(folder.names(), files)
     config = _config(folder, optional=False, home=home)

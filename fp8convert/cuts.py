@@ -77,7 +77,7 @@ def inside_blocks(found: Sequence[Cut], cuts: Iterable[Cut], ranks: int) -> str:
 
 
 def refused_by_engines(found: Sequence[Cut], ranks: int) -> list[str]:
-    """What SGLang, vLLM and TensorRT-LLM say of such sizes, where they say it."""
+    """What SGLang and vLLM say of such sizes of FP8 blocks: of the first two kinds of ``found``."""
     said: dict[str, None] = {}
     for cut in found:
         if cut.step < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from . import header
@@ -152,14 +152,15 @@ def _by_size(placed: Iterable[Placed], limit: int) -> Iterator[list[Item]]:
         yield group
 
 
-def task(file: str, items: list[Item]) -> Task:
+def task(file: str, items: list[Item], more: Mapping[str, str] = METADATA) -> Task:
     """Wide elements first, as the safetensors library does, so that every tensor is aligned.
 
     What comes of encoding, scales, lies behind all codes: files are written and hashed in order.
-    (If the codes have an odd number of bytes, those are not; readers do not mind.)
+    (If the codes have an odd number of bytes, those are not; readers do not mind.) ``more`` is
+    metadata beside ``METADATA``.
     """
     items.sort(key=lambda i: (i.part > 0, -DTYPES[i.dtype].bits))  # stable: else stored order
-    head = header.build(((i.name, i.dtype, i.shape) for i in items), METADATA)
+    head = header.build(((i.name, i.dtype, i.shape) for i in items), {**METADATA, **more})
     if len(file.encode("utf-8")) > MAX_FILE_NAME:
         raise SchemeError(f"shard name {shown(file)}: expected at most {MAX_FILE_NAME} bytes")
     if len(head) > header.MAX_HEADER_BYTES:  # more than any reader, we included, takes

@@ -285,5 +285,5 @@ class _Join:
 def _counted_as(dtype: str, found: Stored) -> Stored:
     """The same bytes as elements of ``dtype``."""
     *lead, last = found.shape or (1,)
-    columns = last * DTYPES[found.dtype].bits // DTYPES[dtype].bits
-    return found._replace(dtype=dtype, shape=(*lead, columns))
+    columns, rest = divmod(last * DTYPES[found.dtype].bits, DTYPES[dtype].bits)
+    return found if rest else found._replace(dtype=dtype, shape=(*lead, columns))

@@ -6,7 +6,7 @@ decoded or encoded as any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -22,13 +22,13 @@ from .encoding.encoder import Encoding
 from .errors import Fp8ConvertError, SchemeError, listed, shown
 from .layouts.base import RankLayout
 from .layouts.shares import WHOLE, Share
-from .misaligned import Reblocked, Requantized, smaller_block
+from .misaligned import Reblocked, Requantized, block_of, smaller_block
 from .options import TARGETS, ShardForTp
 from .plan import Item
 from .planner import refuse
 from .quantizer import Encoded
 from .schemes.weight import Weight
-from .writers import Decoded, Kept, Slice, Writer, slice_of
+from .writers import Decoded, Kept, Writer, slice_of
 
 VOCABULARY = "vocab_size"
 
@@ -53,7 +53,7 @@ class Given(NamedTuple):
             return None if found is None else self.weight
         if self.is_padded:
             return _padded(self.weight, *found)
-        return slice_of(self.weight, Slice(self.share.axis, *found))
+        return slice_of(self.weight, self.share.axis, *found)
 
 
 def _padded(weight: Weight, begin: int, end: int) -> Weight:
@@ -169,10 +169,11 @@ class Sharer:
             if dot and number.isascii() and number.isdigit() and leaf.endswith("weight"):
                 found.setdefault((around, leaf), set()).add(int(number))
         for (around, leaf), numbers in found.items() if of else ():
-            if missing := count - len(numbers):
+            first = next(n for n in range(len(numbers) + 1) if n not in numbers)
+            if not len(numbers) == first == count:
                 raise SchemeError(
                     f"{around}.experts: {leaf} of {len(numbers):,} experts, expected {count:,}: "
-                    f"{of} in {CONFIG} ({'missing' if missing > 0 else 'too many'})"
+                    f"{of} in {CONFIG} (number {first} is not there)"
                 )
 
     def _cut(self, g: Given) -> Cut:
@@ -183,7 +184,8 @@ class Sharer:
     def _mended(self, sharing: Sharing, missed: Sequence[Cut], cuts: Sequence[Cut]) -> Sharing:
         """With other writers for the weights that are cut inside blocks."""
         ranks, how = self.options.tp, self.options.misaligned
-        quotes = refused_by_engines(missed, ranks)
+        in_fp8 = self._in_fp8(sharing)
+        quotes = refused_by_engines([c for c in missed if c.name in in_fp8], ranks)
         if how == "error":
             said = [inside_blocks(missed, cuts, ranks), *quotes]
             if isinstance(self.writer, Encoded) and any(c.step >= c.size for c in missed):
@@ -198,6 +200,12 @@ class Sharer:
         if how == "bf16":
             return self._decoded(sharing, {cut.name for cut in missed})
         return self._requantized(sharing, {cut.name for cut in missed})
+
+    def _in_fp8(self, sharing: Sharing) -> Collection[str]:
+        """Weights written in FP8 blocks, of whose sizes engines are known to speak."""
+        if isinstance(self.writer, Encoded):
+            return self.writer.choice.chosen if self.writer.to.native else ()
+        return {g.weight.name for g in sharing.given if block_of(g.weight)}
 
     def _decoded(self, sharing: Sharing, names: set[str]) -> Sharing:
         """With them what engines read in one precision with them."""
@@ -257,11 +265,5 @@ def _renamed(item: Item, layout: RankLayout, encoding: Encoding | None) -> Item:
     parts = weight.parts
     if dtype != kept:
         parts = (parts[0]._replace(dtype=dtype, shape=shape),)
-    return Item(
-        Weight(name, weight.codec, parts, weight.dropped),
-        dtype,
-        0,
-        item.nbytes,
-        encoding,
-        item.part,
-    )
+    weight = Weight(name, weight.codec, parts, weight.dropped)
+    return Item(weight, dtype, 0, item.nbytes, encoding, item.part)

@@ -29,6 +29,7 @@ from .ranksets import RankSet
 from .schemes.base import Reading, Scheme
 from .schemes.weight import Weight
 from .sharder import Sharer, Sharing
+from .shards import APART
 from .spreading import Files, Ranks
 from .teams import least_tile
 from .writers import RAW, Decoded, Kept, Writer
@@ -53,7 +54,7 @@ def plan_shard(catalogue: Catalogue, scheme: Scheme, options: ShardForTp) -> Pla
     if options.strict:
         refuse_strictly(warnings)
     ranks = Ranks(catalogue, layout, options, sharing.given)
-    tasks = tuple(_tasks(ranks.files, options))
+    tasks = tuple(_tasks(ranks.files, options, bool(sharing.apart)))
     needs = needs_of([i for t in tasks for i in t.items])
     copies, not_copied = output.copies()
     return Plan(
@@ -107,10 +108,12 @@ def _check_form(writer: Writer, weights: Sequence[Weight], layout: DeepSeek) -> 
             "fp8-block, fp8-block-ue8m0 or bf16, or --layout hf"
         )
     for w in weights if isinstance(writer, Kept) else ():
-        if not (layout.plain(w.name) or _is_native(w.codec, isinstance(layout, V4))):
+        native = _is_native(w.codec, isinstance(layout, V4)) and not w.dropped
+        if not (native or layout.plain(w.name)):
+            found = {**w.codec.to_dict(), "other scales": [t.name for t in w.dropped]}
             raise SchemeError(
                 f"layout deepseek holds FP8 in blocks of 128 x 128, but {shown(w.name)} is "
-                f"{w.codec.to_dict()}: choose --weights bf16, or --layout hf"
+                f"{found}: choose --weights bf16, or --layout hf"
             )
 
 
@@ -219,12 +222,13 @@ class _Output:
             yield f"{at}{ranksets.TP}", ranksets.member(rank, self.options.tp)
 
 
-def _tasks(files: Files, options: ShardForTp) -> Iterator[Task]:
+def _tasks(files: Files, options: ShardForTp, apart: bool) -> Iterator[Task]:
     """A team for each part of the source: its tasks share what they read."""
+    said = {APART: "scales are of this rank alone"} if apart else {}
     if options.layout == "deepseek":
         for rank in options.written:
             items = [i for part in files[rank].values() for i in part]
-            yield replace(task(deepseek.rank_file(rank, options.tp), items), team=0)
+            yield replace(task(deepseek.rank_file(rank, options.tp), items, said), team=0)
         return
     names = {}
     for rank in options.written:
@@ -234,4 +238,4 @@ def _tasks(files: Files, options: ShardForTp) -> Iterator[Task]:
     for team, part in enumerate(sorted(order)):
         for rank in options.written:
             if part in files[rank]:
-                yield replace(task(names[rank][part], files[rank][part]), team=team)
+                yield replace(task(names[rank][part], files[rank][part], said), team=team)

@@ -16,6 +16,7 @@ from .layouts.hf import INDEX, SINGLE
 from .strictjson import brief
 
 MAX_JSON = 100_000_000
+APART = "fp8convert.apart"  # in the metadata of ranks that cannot be put together
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 NUMBERED = re.compile(r"(?P<stem>.+)-(?P<i>[0-9]{5,6})-of-(?P<n>[0-9]{5,6})\.safetensors")
 
@@ -27,6 +28,7 @@ class Shard(NamedTuple):
     size: int
     mtime_ns: int
     header_sha256: str
+    apart: bool = False  # a rank's, with scales of its own: see APART
 
 
 def read_json(folder: Folder, name: str, why: str) -> dict[str, Any]:
@@ -140,4 +142,5 @@ def _read_header(folder: Folder, file: str) -> tuple[Shard, header.Header]:
         raise FormatError(f"{shown(file)}: read {len(raw):,} of {length:,} header bytes")
     parsed = header.parse(raw, state.st_size, shown(file))
     digest = hashlib.sha256(raw).hexdigest()
-    return Shard(file, state.st_size, state.st_mtime_ns, digest), parsed
+    apart = APART in parsed.metadata
+    return Shard(file, state.st_size, state.st_mtime_ns, digest, apart), parsed

@@ -51,7 +51,7 @@ def _as_they_are(config: Config, tensors: Mapping[str, Stored], layout: DeepSeek
     """The model's config for rank files that were made of it: DeepSeek's script leaves out MTP
     layers, and decodes what its code wants plain."""
     layers = layers_of(config)
-    if all(mtp_layer(name, layers) is None for name in tensors):
+    if layers is not None and all(mtp_layer(name, layers) is None for name in tensors):
         config = config_without_mtp(config)
     coded = any(t.dtype in CODED_FLOATS for t in tensors.values())
     plain = [

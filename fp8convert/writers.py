@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from .codecs.base import Codec, Stored
 from .codecs.raw import Raw
@@ -23,14 +22,6 @@ from .plan import Item
 from .schemes.weight import Weight
 
 RAW = Raw()
-
-
-class Slice(NamedTuple):
-    """A rank's part of a weight: elements ``[begin, end)`` along ``axis``; None: all of it."""
-
-    axis: int | None
-    begin: int
-    end: int
 
 
 class Writer(ABC):
@@ -58,11 +49,12 @@ class Writer(ABC):
         """config.json of what is written."""
 
 
-def slice_of(weight: Weight, of: Slice) -> Weight:
-    """The slice of ``weight``; what belongs to its codes alone stays with it."""
-    if of.axis is None or (of.begin, of.end) == (0, weight.shape[of.axis]):
+def slice_of(weight: Weight, axis: int, begin: int, end: int) -> Weight:
+    """Elements ``[begin, end)`` of ``weight`` along ``axis``; what belongs to its codes alone stays
+    with it. SchemeError where its codec cannot be cut."""
+    if (begin, end) == (0, weight.shape[axis]):
         return weight
-    codec, parts = weight.codec.cut(weight.parts, of.axis, of.begin, of.end)
+    codec, parts = weight.codec.cut(weight.parts, axis, begin, end)
     return weight._replace(codec=codec, parts=parts)
 
 

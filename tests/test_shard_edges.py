@@ -20,10 +20,10 @@ from .quantized import readers
 from .sharded import files, oracle
 from .sharded.arrays import part
 from .sharded.model import Source
+from .sharded.refusals import changed, shard, unshard
 from .sharded.runs import Runs
 from .sharded.runs import runs as made_runs
 from .sharded.sources import source
-from .test_shard_bad import changed, shard, unshard
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_experts_that_are_missing(experts: str, runs: Runs) -> None:
     assert len(some) < len(whole.tensors)
     few = Source(f"few-{experts}", whole.config, some, files=whole.files)
     message = shard(runs, few, layout="hf", experts=experts)
-    assert "of 7 experts, expected 8: num_experts in config.json (missing)" in message
+    assert "of 7 experts, expected 8: num_experts in config.json (number 7 is not there)" in message
 
 
 @pytest.mark.parametrize("layout", ["hf", "deepseek"])
@@ -241,3 +241,28 @@ def test_what_goes_with_requantizing() -> None:
     ShardForTp(tp=2, misaligned="requantize", scale_search="mse", require_exact=True)
     with pytest.raises(UsageError, match="scale_search"):
         ShardForTp(tp=2, misaligned="bf16", scale_search="mse")
+
+
+def test_requantized_rank_files_say_so_themselves(runs: Runs) -> None:
+    """Also without their record: joined by shapes alone they would be other weights."""
+    folder = runs.new()
+    shutil.copytree(runs.shard("sample-deepseek-v3", 4, misaligned="requantize"), folder)
+    for run in (fp8convert.to_bf16, fp8convert.unshard):
+        with pytest.raises(Fp8ConvertError, match="scales of their own across blocks"):
+            run(folder, runs.new())
+    (folder / "tp.json").unlink()
+    for run in (fp8convert.to_bf16, fp8convert.unshard):
+        with pytest.raises(Fp8ConvertError, match="scales of their own across blocks"):
+            run(folder, runs.new())
+
+
+def test_a_million_experts_in_the_config(runs: Runs) -> None:
+    found = changed("qwen3_moe", "many", num_experts=10**30)
+    assert "of 8 experts, expected 1,000,000," in shard(runs, found, layout="hf")
+
+
+def test_engines_are_not_quoted_on_what_they_do_not_speak_of(runs: Runs) -> None:
+    assert "SGLang and vLLM" in shard(runs, "rows_of_192", layout="hf")
+    message = shard(runs, "rows_of_192-in-bf16", 4, layout="hf", weights="mxfp8")
+    assert "inside their blocks" in message
+    assert "SGLang and vLLM" not in message
