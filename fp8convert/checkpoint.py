@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import schemes
 from .catalogue import Catalogue, open_catalogue
 from .codecs.base import Rect
+from .codecs.raw import Raw
 from .dtypes import DTYPES
 from .errors import SchemeError, UsageError, shown
 from .fileio import SourceFile
@@ -49,6 +50,17 @@ class Checkpoint:
         """Names of all weights (scales are not weights), in stored order."""
         return list(self._weights)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._weights
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The decoded shape; KeyError if there is no such weight."""
+        return self._weights[name].shape
+
+    def coded(self, name: str) -> bool:
+        """Whether it is stored in codes."""
+        return self._weights[name].codec.coded
+
     def spec(self, name: str) -> TensorSpec:
         """What ``name`` is; KeyError if there is no such weight."""
         w = self._weights[name]
@@ -62,14 +74,21 @@ class Checkpoint:
         every other dtype as it is stored. KeyError if there is no such weight; FormatError if
         the file changed since it was opened.
         """
+        return self._read(self._weights[name], rows)
+
+    def part(self, name: str, number: int, rows: slice | None = None) -> Array:
+        """A stored part of ``name``, or its rows, as it is in the file: 8-bit floats as uint8."""
+        stored = self._weights[name].parts[number]
+        return self._read(Weight(stored.name, Raw(), (stored,)), rows)
+
+    def _read(self, w: Weight, rows: slice | None) -> Array:
         import numpy as np
 
-        w = self._weights[name]
-        lo, hi = _rows(rows, w.shape, name)
+        lo, hi = _rows(rows, w.shape, w.name)
         shape = (hi - lo, *w.shape[1:]) if w.shape else ()
         dtype = DTYPES[w.out_dtype("F32")]
         if dtype.numpy is None:
-            raise UsageError(f"{shown(name)} is {dtype.tag}, which has no NumPy type")
+            raise UsageError(f"{shown(w.name)} is {dtype.tag}, which has no NumPy type")
         out = np.empty(shape, dtype.numpy)
         if out.size:
             self._decode(w, lo, hi, out.reshape(-1))

@@ -1,0 +1,59 @@
+"""Routed experts: only those that a token goes to are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..errors import SchemeError, shown
+from .groups import all_reduce
+from .numerics import swiglu
+from .weights import Weights, copies
+
+Names = tuple[str, str, str]  # modules of gate, up, down
+
+
+def mlp(w: Weights, x: Tensor, names: Names, width: int, limit: float = 0.0) -> Tensor:
+    """``down(silu(gate x) * up x)`` [..., h]; ``width`` is the inner one on all ranks."""
+    gate, up, down = names
+    inner = swiglu(w.linear(x, gate), w.linear(x, up), limit)
+    return w.linear(inner, down, whole=width)
+
+
+def routed(
+    w: Weights,
+    x: Tensor,
+    chosen: Tensor,
+    share: Tensor,
+    names: Callable[[int], Names],
+    width: int,
+    limit: float = 0.0,
+) -> Tensor:
+    """The sum [t, h], float32, over a token's experts ``chosen`` [t, k] by their ``share`` [t, k].
+
+    A rank adds what its experts, or its columns of experts, give; then all ranks are summed.
+    """
+    out = torch.zeros(x.shape, device=x.device)
+    experts = torch.unique(chosen).tolist()
+    for expert, holders in zip(experts, _holders(w, experts, names), strict=True):
+        gate, up, down = names(expert)
+        if not w.has(f"{gate}.weight"):
+            continue
+        tokens, slots = (chosen == expert).nonzero(as_tuple=True)
+        mine = x[tokens]
+        inner = swiglu(w.linear(mine, gate), w.linear(mine, up), limit)
+        given = w.product(inner, f"{down}.weight") / copies(holders, inner.shape[-1], width)
+        out.index_add_(0, tokens, given * share[tokens, slots, None])
+    return all_reduce(out, w.group)
+
+
+def _holders(w: Weights, experts: list[int], names: Callable[[int], Names]) -> list[int]:
+    """On how many ranks each expert is; SchemeError if one is nowhere."""
+    here = torch.tensor([w.has(f"{names(expert)[0]}.weight") for expert in experts])
+    found: list[int] = all_reduce(here.long(), w.group).tolist()
+    if 0 in found:
+        missing = f"{names(experts[found.index(0)])[0]}.weight"
+        raise SchemeError(f"weight {shown(missing)} is missing, a token is routed to it")
+    return found
