@@ -22,6 +22,7 @@ COMMANDS = {
     "shard-for-tp": ("shard_for_tp", "shard_for_tp_command", "Cut it for tensor-parallel ranks."),
     "to-bf16": ("to_bf16", "to_bf16_command", "Convert a low-precision checkpoint to BF16."),
     "unshard": ("unshard", "unshard_command", "Put tensor-parallel ranks together again."),
+    "verify": ("verify", "verify_command", "Check an output, alone or against its source."),
 }
 
 
@@ -52,14 +53,15 @@ class _Lazy(click.Group):
     "  fp8convert to-bf16 DeepSeek-V3 DeepSeek-V3-bf16 --dry-run\n"
     "  fp8convert to-bf16 DeepSeek-V3 DeepSeek-V3-bf16\n"
     "  fp8convert quantize DeepSeek-V3-bf16 DeepSeek-V3-fp8 --scheme fp8-block\n"
-    "  fp8convert shard-for-tp DeepSeek-V3 DeepSeek-V3-mp16 --tp 16",
+    "  fp8convert shard-for-tp DeepSeek-V3 DeepSeek-V3-mp16 --tp 16\n"
+    "  fp8convert verify DeepSeek-V3-bf16 --against DeepSeek-V3",
 )
 @click.version_option(VERSION, prog_name="fp8convert")
 def cli() -> None:
     """Convert block-scaled checkpoints at disk speed, in bounded memory, resumably.
 
-    Exit codes: 0 done; 1 refused or failed; 2 usage; 75 interrupted or out of resources, run the
-    same command again to resume.
+    Exit codes: 0 done; 1 refused or failed; 2 usage; 3 what was compared or checked is not as it
+    should be; 75 interrupted or out of resources, run the same command again to resume.
     """
 
 

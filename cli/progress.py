@@ -19,34 +19,46 @@ LINE_EVERY_S = 10.0
 
 
 class Meter(AbstractContextManager["Meter"]):
-    """Call it with every :class:`Progress`."""
+    """Call it with every :class:`Progress` of a conversion, or :meth:`show` with other bytes."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet, self._terminal = quiet, sys.stderr.isatty()
         self._bar: Any = None
+        self._doing = ""
         self._begun = self._said = time.monotonic()
 
     def __call__(self, now: Progress) -> None:
+        self.show("writing", "written", now.written, now.total)
+
+    def show(self, doing: str, done: str, nbytes: int, total: int) -> None:
+        """So many bytes of ``total`` are done; another ``doing`` than before is another bar."""
         if self._quiet:
             return
+        if doing != self._doing:
+            self._close()
+            self._doing, self._begun = doing, time.monotonic()
         if self._terminal:
-            self._draw(now)
+            self._draw(doing, nbytes, total)
         elif time.monotonic() - self._said >= LINE_EVERY_S:
             self._said = time.monotonic()
-            rate = now.written / (self._said - self._begun)
-            left = (now.total - now.written) / rate
+            rate = max(nbytes, 1) / max(self._said - self._begun, 1e-3)
             click.echo(
-                f"{human(now.written)} of {human(now.total)} written, {human(rate)}/s, "
-                f"{left:.0f} s left",
+                f"{human(nbytes)} of {human(total)} {done}, {human(rate)}/s, "
+                f"{(total - nbytes) / rate:.0f} s left",
                 err=True,
             )
 
-    def _draw(self, now: Progress) -> None:
+    def _draw(self, doing: str, nbytes: int, total: int) -> None:
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=now.total, unit="B", unit_scale=True, desc="writing")
-        self._bar.update(now.written - self._bar.n)
+            self._bar = tqdm(total=total, unit="B", unit_scale=True, desc=doing)
+        self._bar.update(nbytes - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     def __exit__(
         self,
@@ -54,5 +66,4 @@ class Meter(AbstractContextManager["Meter"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._close()

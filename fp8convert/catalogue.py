@@ -17,7 +17,7 @@ from .declared import SIDECARS, Declared, declared
 from .errors import FormatError, listed, shown
 from .folder import Folder
 from .layouts import deepseek
-from .layouts.hf import INDEX
+from .layouts.hf import INDEX, SINGLE
 from .shards import Shard, merged, read_index, read_json, read_shards, shard_files
 from .strictjson import brief
 
@@ -81,6 +81,35 @@ def open_catalogue(path: str | os.PathLike[str]) -> Catalogue:
         return _open_ranks(folder) if folder.has(ranksets.TP) else _open(folder)
 
 
+def open_ranks(path: str | os.PathLike[str]) -> list[Catalogue] | None:
+    """The rank set at ``path``, each rank's own files as they are; None if it is no rank set.
+
+    ``tp.json`` says how many ranks there are, and is not used for anything else: nothing is put
+    together. ``config`` is empty where rank files have none beside them. FormatError where ranks
+    are missing, or there are too many.
+    """
+    folder = Folder.at(path)
+    with uncollected():
+        if folder.has(ranksets.TP):
+            said = _record(folder)
+            if said.layout == "hf":
+                _rank_folders(folder, said.ranks)  # for its checks
+                names = map(ranksets.rank_folder, range(said.ranks))
+                return [_open(Folder(folder.root / name, folder.inside)) for name in names]
+            files = [file for (file,) in _rank_files(folder, said.ranks)]
+        elif folder.has(INDEX) or folder.has(SINGLE):
+            return None
+        else:
+            files = deepseek.rank_files([n for n in folder.names() if n.endswith(".safetensors")])
+        said_of_all = declared(_config(folder, optional=True), _sidecars(folder), len(files))
+        return [_rank(folder, file, said_of_all) for file in files] or None
+
+
+def _rank(folder: Folder, file: str, said: Declared) -> Catalogue:
+    shards, by_file = read_shards(folder, [file])
+    return Catalogue(folder, tuple(shards), merged(by_file, [file]), said, False, {})
+
+
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
     """Without garbage collection: hundreds of thousands of small tuples, and no cycles among them,
@@ -113,15 +142,20 @@ def _open(folder: Folder) -> Catalogue:
     )
 
 
-def _open_ranks(folder: Folder) -> Catalogue:
-    """Ranks as one checkpoint, by what ``tp.json`` says of them."""
+def _record(folder: Folder) -> ranksets.RankSet:
+    """``tp.json`` of all ranks."""
     record = read_json(folder, ranksets.TP, "record of ranks")
     if ranksets.is_member(record):
         raise FormatError(
             f"{shown(folder.root)} has one rank only, number {brief(record['rank'])} of "
             f"{brief(record['ranks'])}: give the folder that holds all of them"
         )
-    said = ranksets.parse(record)
+    return ranksets.parse(record)
+
+
+def _open_ranks(folder: Folder) -> Catalogue:
+    """Ranks as one checkpoint, by what ``tp.json`` says of them."""
+    said = _record(folder)
     home = f"{ranksets.rank_folder(0)}/" if said.layout == "hf" else ""
     by_rank = _rank_folders(folder, said.ranks) if home else _rank_files(folder, said.ranks)
     files = [file for rank in by_rank for file in rank]

@@ -40,6 +40,7 @@ class Checkpoint:
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
         self.config = catalogue.config
+        self.bytes_read = 0  # of tensors, so far
         self.scheme = schemes.detect(catalogue.declared, catalogue.tensors)
         reading = self.scheme.read(catalogue.tensors, catalogue.shard_names)
         if reading.problems:
@@ -77,8 +78,12 @@ class Checkpoint:
         return self._read(self._weights[name], rows)
 
     def part(self, name: str, number: int, rows: slice | None = None) -> Array:
-        """A stored part of ``name``, or its rows, as it is in the file: 8-bit floats as uint8."""
+        """A stored part of ``name``, or its rows, as it is in the file: 8-bit floats as uint8, and
+        so are FP4, two in each."""
         stored = self._weights[name].parts[number]
+        if stored.dtype == "F4":
+            *lead, last = stored.shape
+            stored = stored._replace(dtype="U8", shape=(*lead, last // 2))
         return self._read(Weight(stored.name, Raw(), (stored,)), rows)
 
     def _read(self, w: Weight, rows: slice | None) -> Array:
@@ -126,6 +131,7 @@ class Checkpoint:
                 file.read(data.data, source.begin, source.end)
         finally:
             file.close()
+        self.bytes_read += source.nbytes
         return data
 
 

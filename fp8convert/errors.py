@@ -9,6 +9,7 @@ from __future__ import annotations
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
+EXIT_DIFFERENT = 3  # verify, parity: what was compared is not as it should be
 EXIT_RESUMABLE = 75
 
 SHOWN_CHARS = 160

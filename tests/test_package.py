@@ -56,14 +56,20 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+PROOF = {"parity", "reference", "verify"}  # rooms that run models, or read by another library
+
+
 def test_the_library_imports_no_click_tqdm_or_torch() -> None:
     for path in (ROOT / "fp8convert").rglob("*.py"):
-        assert not imports(path) & {"click", "tqdm", "torch", "transformers", "safetensors"}, path
+        never = {"click", "tqdm", "transformers"}
+        if path.relative_to(ROOT / "fp8convert").parts[0] not in PROOF:
+            never |= {"torch", "safetensors"}
+        assert not imports(path) & never, path
 
 
 # Rooms from the bottom up: a module may import only from rooms above its own line.
 ROOMS = [
-    ["errors", "dtypes", "version", "classes"],
+    ["errors", "dtypes", "version", "classes", "junit"],
     ["strictjson", "header", "folder", "declared", "configout", "options"],
     ["codecs", "kernels"],
     ["layouts", "pieces", "schemes", "ranksets"],
@@ -80,6 +86,9 @@ ROOMS = [
     ["shardplan"],
     ["unsharder"],
     ["convert"],
+    ["reference"],
+    ["parity"],
+    ["verify"],
     ["__init__"],
 ]
 

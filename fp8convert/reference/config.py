@@ -1,4 +1,4 @@
-"""Fields of config.json that a model needs, each of its type; rotary settings in either form."""
+"""Fields of config.json that a model needs, each of its type; an error names the field."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ..errors import FormatError
 from ..strictjson import brief
 
 _MISSING = object()
+_MOST, _LEAST = 2.0**53, 2.0**-126  # JSON has 1e999, and integers of any length
 
 
 class Config:
@@ -17,14 +18,18 @@ class Config:
     def __init__(self, found: Mapping[str, Any], where: str = "config.json") -> None:
         self.found, self.where = found, where
 
-    def integer(self, field: str, default: Any = _MISSING) -> int:
+    def integer(self, field: str, default: Any = _MISSING, least: int = 0) -> int:
         """A whole number; ``default`` where the field is absent or null. FormatError otherwise."""
-        value: int = self._get(field, (int,), default, "an integer")
+        value: int = self._get(field, (int,), default, f"an integer of at least {least}", least)
         return value
 
     def number(self, field: str, default: Any = _MISSING) -> float:
         """A number, as :meth:`integer`."""
-        return float(self._get(field, (int, float), default, "a number"))
+        return float(self._get(field, (int, float), default, "a number", -_MOST))
+
+    def positive(self, field: str, default: Any = _MISSING) -> float:
+        """A number above 0, as :meth:`integer`."""
+        return float(self._get(field, (int, float), default, "a number above 0", _LEAST))
 
     def flag(self, field: str, default: Any = _MISSING) -> bool:
         """True or false, as :meth:`integer`."""
@@ -50,13 +55,17 @@ class Config:
         """FormatError unless ``field`` is absent, null, or one of ``allowed``."""
         value = self.found.get(field)
         if value is not None and value not in allowed:
-            known = ", ".join(brief(a) for a in allowed)
+            known = ", ".join(brief(a) for a in allowed) or "no such field"
             raise FormatError(f"{self.where}: {field} is {brief(value)}, supported: {known}")
 
-    def _get(self, field: str, kinds: tuple[type, ...], default: Any, expected: str) -> Any:
+    def _get(
+        self, field: str, kinds: tuple[type, ...], default: Any, expected: str, least: float = 0
+    ) -> Any:
         value = self.found.get(field)
         if value is None and default is not _MISSING:
             return default
-        if type(value) not in kinds:
-            raise FormatError(f"{self.where}: {field} is {brief(value)}, expected {expected}")
+        fits = type(value) in kinds  # True is an int, too
+        if not fits or (isinstance(value, (int, float)) and not least <= value <= _MOST):
+            found = "missing" if value is None else brief(value)
+            raise FormatError(f"{self.where}: {field} is {found}, expected {expected}")
         return value

@@ -8,18 +8,21 @@ import torch
 from torch import Tensor
 
 from ..errors import SchemeError, shown
-from .groups import all_reduce
+from .groups import all_reduce, check_same
 from .numerics import swiglu
 from .weights import Weights, copies
 
 Names = tuple[str, str, str]  # modules of gate, up, down
 
 
-def mlp(w: Weights, x: Tensor, names: Names, width: int, limit: float = 0.0) -> Tensor:
+def mlp(
+    w: Weights, x: Tensor, names: Names, width: int, limit: float = 0.0, bias: bool | None = None
+) -> Tensor:
     """``down(silu(gate x) * up x)`` [..., h]; ``width`` is the inner one on all ranks."""
     gate, up, down = names
-    inner = swiglu(w.linear(x, gate), w.linear(x, up), limit)
-    return w.linear(inner, down, whole=width)
+    g, u = (w.linear(x, name, rows=width, bias=bias) for name in (gate, up))
+    inner = swiglu(g, u, limit)
+    return w.linear(inner, down, whole=width, rows=x.shape[-1], bias=bias)
 
 
 def routed(
@@ -35,6 +38,7 @@ def routed(
 
     A rank adds what its experts, or its columns of experts, give; then all ranks are summed.
     """
+    check_same(chosen, w.group, "experts that tokens are routed to")
     out = torch.zeros(x.shape, device=x.device)
     experts = torch.unique(chosen).tolist()
     for expert, holders in zip(experts, _holders(w, experts, names), strict=True):
@@ -42,8 +46,9 @@ def routed(
         if not w.has(f"{gate}.weight"):
             continue
         tokens, slots = (chosen == expert).nonzero(as_tuple=True)
-        mine = x[tokens]
-        inner = swiglu(w.linear(mine, gate), w.linear(mine, up), limit)
+        g, u = (w.linear(x[tokens], name, rows=width, bias=False) for name in (gate, up))
+        inner = swiglu(g, u, limit)
+        w.check_rows(f"{down}.weight", x.shape[-1])
         given = w.product(inner, f"{down}.weight") / copies(holders, inner.shape[-1], width)
         out.index_add_(0, tokens, given * share[tokens, slots, None])
     return all_reduce(out, w.group)

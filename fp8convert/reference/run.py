@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -24,6 +26,7 @@ ARCHITECTURES = {
     "deepseek_v4": "deepseek_v4:DeepSeekV4",
     "kimi_k2": "deepseek_v3:DeepSeekV3",
     "llama": "dense:Dense",
+    "ministral3": "dense:Dense",
     "mistral": "dense:Dense",
     "qwen2": "dense:Dense",
     "qwen3": "dense:Dense",
@@ -73,7 +76,8 @@ def architecture(config: dict[str, Any]) -> str:
 
 
 def build(config: dict[str, Any], weights: Weights) -> Model:
-    """The model that ``config`` declares, over ``weights``."""
+    """The model that ``config`` declares, over ``weights``. FormatError or SchemeError where the
+    config asks for what the reference model does not have."""
     module, _, name = ARCHITECTURES[architecture(config)].partition(":")
     made: Model = getattr(importlib.import_module(f".{module}", __package__), name)(
         Config(config), weights
@@ -88,7 +92,11 @@ def power_of_two(config: dict[str, Any]) -> bool:
 
 
 def open_model(path: str | os.PathLike[str], compute: str = "bf16", device: str = "cpu") -> Model:
-    """The checkpoint folder ``path`` as a model on one device; a rank set is read as the whole."""
+    """The checkpoint folder ``path`` as a model on one device; a rank set is read as the whole.
+
+    ``compute`` is one of COMPUTES, ``device`` one of DEVICES: UsageError for others, and for cuda
+    where there is none. How many threads torch uses is left as it is.
+    """
     checkpoint = open_checkpoint(path)
     config = checkpoint.config
     weights = Weights(Named(checkpoint), compute, device, power_of_two=power_of_two(config))
@@ -96,7 +104,10 @@ def open_model(path: str | os.PathLike[str], compute: str = "bf16", device: str 
 
 
 def check_tokens(tokens: Tensor, vocabulary: int) -> None:
-    """UsageError unless tokens [b, l] are ids of the vocabulary."""
+    """UsageError unless tokens are integers [b, l], at least one, and ids of the vocabulary."""
+    if tokens.dim() != 2 or not tokens.numel() or tokens.is_floating_point():
+        found = f"{str(tokens.dtype)[6:]} {list(tokens.shape)}"
+        raise UsageError(f"tokens are {found}, expected integers [batch, length], at least one")
     bad = ((tokens < 0) | (tokens >= vocabulary)).nonzero()
     if len(bad):
         b, at = bad[0].tolist()
@@ -106,20 +117,40 @@ def check_tokens(tokens: Tensor, vocabulary: int) -> None:
         )
 
 
+def check_layers(layers: Sequence[int], count: int) -> None:
+    """UsageError unless each is the number of one of ``count`` layers."""
+    if bad := [n for n in layers if not 0 <= n < count]:
+        raise UsageError(f"layer {bad[0]} is out of range: the model has 0 to {count - 1}")
+
+
 @torch.no_grad()
 def steps(model: Model, tokens: Tensor, layers: Sequence[int] | None = None) -> Iterator[Step]:
-    """The state after each layer, in order; with ``layers`` after these, which alone are run."""
+    """The state after each layer, in order; with ``layers`` after these, which alone are run.
+
+    UsageError if a token or a layer is out of range.
+    """
+    chosen = range(model.layers) if layers is None else layers
+    check_tokens(tokens, model.vocabulary)
+    check_layers(chosen, model.layers)
+    tokens = tokens.to(model.w.device)
     x = model.embed(tokens)
-    for n in range(model.layers) if layers is None else layers:
+    for n in chosen:
         x = model.layer(n, x, tokens)
         yield Step(n, model.kind(n), x)
 
 
 @torch.no_grad()
 def logits_of(model: Model, tokens: Tensor, layers: Sequence[int] | None = None) -> Tensor:
-    """Logits [b, l, v], float32, of tokens [b, l]."""
-    check_tokens(tokens, model.vocabulary)
-    x = model.embed(tokens)
+    """Logits [b, l, v], float32, of tokens [b, l]. Errors as :func:`steps`."""
+    x = None
     for step in steps(model, tokens, layers):
         x = step.state
+    if x is None:
+        raise UsageError("no layer to run, expected at least one")
     return model.logits(x)
+
+
+def peak_rss() -> int:
+    """The most memory this process has had resident so far, in bytes."""
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found if sys.platform == "darwin" else found * 1024

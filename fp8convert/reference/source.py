@@ -6,13 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
+from .. import kernels
 from ..checkpoint import Checkpoint, TensorSpec
-from .weights import Blocks
+from ..codecs.elements import ELEMENTS, Element
+from ..codecs.scales import to_float32
+from .weights import BAND_ROWS, Blocks
 
-# Of E2M1, by code; bit 3 is the sign. The low nibble of a byte comes first.
-FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+GROUPS = (32, 128)  # channels that share a scale: the activations' 128, or a part of them
+# Dtypes that scales are kept in, by what they are read as; BF16 is read as float32.
+SCALES = {"float32": "F32", "float16": "F16", "uint8": "F8_E8M0"}
 
 
 class Named:
@@ -43,41 +46,30 @@ class Named:
         """
         stored = self._rename(name)
         spec = self.checkpoint.spec(stored)
-        if (block := _block(spec)) is None:
+        if (found := _coding(spec)) is None:
             return None
+        element, block = found
         codes, scales = (self.checkpoint.part(stored, 0, rows), self.checkpoint.part(stored, 1))
-        values = _e4m3(codes) if spec.dtype == "F8_E4M3" else _fp4(codes, len(codes))
+        values = np.empty((len(codes), spec.shape[1]), np.float32)
+        one = np.ones((1, 1), np.float32)
+        kernels.load().decode(element, codes.view(np.uint8), one, None, 0, values.shape, values)
         grid = tuple(-(-n // of) for n, of in zip(spec.shape, block, strict=True))
         lo, hi = rows.start // block[0], -(-rows.stop // block[0])
         return Blocks(values, _float32(scales).reshape(grid)[lo:hi], block)
 
 
-def _block(spec: TensorSpec) -> tuple[int, int] | None:
-    said = spec.codec
-    block = None
+def _coding(spec: TensorSpec) -> tuple[Element, tuple[int, int]] | None:
+    """The element and the block of what a block-wise GEMM takes."""
+    said, element, block = spec.codec, ELEMENTS["e2m1"], None
     if said["codec"] == "fp8-block" and said["element"] == "e4m3fn":
-        block = said["block"]
-    elif said["codec"] == "fp4-block" and said["global"] == "none":
+        element, block = ELEMENTS["e4m3fn"], said["block"]
+    elif said["codec"] == "fp4-block" and said["global"] == "none" and spec.dtype != "F4":
         block = [1, said["group"]]
-    if block is None or len(spec.shape) != 2 or block[0] is None or block[1] not in (32, 128):
+    if block is None or len(spec.shape) != 2 or block[1] not in GROUPS:
         return None
-    return block[0], block[1]
-
-
-def _e4m3(codes: Any) -> Any:
-    return torch.from_numpy(codes).view(torch.float8_e4m3fn).float().numpy()
-
-
-def _fp4(codes: Any, rows: int) -> Any:
-    """Two elements a byte, the low nibble first."""
-    octets = codes.view(np.uint8)
-    return FP4[np.stack([octets & 15, octets >> 4], -1).reshape(rows, -1)]
+    fits = block[0] is not None and BAND_ROWS % block[0] == 0
+    return (element, (block[0], block[1])) if fits else None
 
 
 def _float32(scales: Any) -> Any:
-    """Stored scales as float32; exponents (E8M0) and BF16 come as integers."""
-    if scales.dtype == np.uint8:
-        return np.exp2(scales.astype(np.float32) - 127)
-    if scales.dtype == np.uint16:
-        return (scales.astype(np.uint32) << 16).view(np.float32)
-    return scales.astype(np.float32)
+    return to_float32(scales.reshape(-1).view(np.uint8), SCALES[scales.dtype.name])

@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import FormatError, SchemeError, shown
 from .groups import Alone, Group, all_reduce
-from .numerics import block_matmul, dtype_of, quantized
+from .numerics import block_matmul, checked_device, dtype_of, quantized
 
-BAND_ELEMENTS = 1 << 23  # decoded at once: 32 MiB of float32
+BAND_ELEMENTS = 1 << 22  # decoded at once: 16 MiB of float32, which caches still hold
 BAND_ROWS = 128  # bands begin on a block's edge
 
 
@@ -72,7 +71,7 @@ class Weights:
         group: Group | None = None,
         power_of_two: bool = False,
     ) -> None:
-        self.source, self.compute, self.device = source, compute, device
+        self.source, self.compute, self.device = source, compute, checked_device(device)
         self.group: Group = group or Alone()
         self.power_of_two = power_of_two
         self.dtype = dtype_of(compute)
@@ -87,42 +86,63 @@ class Weights:
     def shape(self, name: str) -> tuple[int, ...]:
         """Its decoded shape (on this rank); SchemeError if it is missing."""
         if name not in self.source:
-            raise SchemeError(f"weight {shown(name)} is missing, the model needs it")
+            on = f" on rank {self.group.rank}" if self.group.size > 1 else ""
+            raise SchemeError(f"weight {shown(name)} is missing{on}, the model needs it")
         return self.source.shape(name)
 
-    def get(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
-        """All of a small weight, or of a matrix that is used as one: float32, integers as int64."""
+    def get(self, name: str, shape: tuple[int, ...] | None = None, exact: bool = False) -> Tensor:
+        """All of a small weight, or of a matrix that is used as one: float32, integers as int64.
+
+        ``exact``: a float32 matrix that a model has in float32 in every compute mode.
+        """
         found = self.shape(name)
         if shape is not None and found != shape:
             raise _wrong_shape(name, found, str(list(shape)))
-        return self._band(name, 0, found[0] if found else 1)
+        return self._band(name, 0, found[0] if found else 1, exact)
 
     def maybe(self, name: str) -> Tensor | None:
         """As :meth:`get`; None if there is no such weight."""
         return self.get(name) if self.has(name) else None
 
+    def check_rows(self, name: str, rows: int, cut: bool = False) -> None:
+        """FormatError unless a matrix has ``rows`` or, where it is ``cut``, a rank's share."""
+        found = self._matrix(name)
+        least = -(-rows // self.group.size) if cut else rows
+        if not least <= found[0] <= rows:
+            share = "" if least == rows else f", of which {least} or more on this rank"
+            raise _wrong_shape(name, found, f"{rows} rows{share}")
+
     def embed(self, name: str, ids: Tensor, vocabulary: int) -> Tensor:
         """Rows ``ids`` [b, l] of a table, [b, l, h]; only these are read."""
         rows, width = self._matrix(name)
-        offset = self.group.rank * rows if rows < vocabulary else 0
+        if rows * self.group.size < vocabulary:
+            raise _wrong_shape(name, (rows, width), f"{vocabulary} rows on all ranks")
+        cut = rows < vocabulary
         unique, places = torch.unique(ids, return_inverse=True)
         found = torch.zeros(len(unique), width, device=self.device)
-        for n, row in enumerate((unique - offset).tolist()):
+        for n, row in enumerate((unique - (self.group.rank * rows if cut else 0)).tolist()):
             if 0 <= row < rows:
                 found[n] = self._band(name, row, row + 1)[0]
-        table = all_reduce(found, self.group) if rows < vocabulary else found
+        table = all_reduce(found, self.group) if cut else found
         return table[places].to(self.dtype)
 
-    def linear(self, x: Tensor, module: str, whole: int = 0) -> Tensor:
+    def linear(
+        self, x: Tensor, module: str, whole: int = 0, rows: int = 0, bias: bool | None = None
+    ) -> Tensor:
         """``x @ weight.T + bias`` [..., o], rounded.
 
         Where ``x`` [..., i] has fewer channels than ``whole``, its ranks' products are summed.
+        ``rows`` is how many the unsharded weight has, if that is known, and ``bias`` whether there
+        is one. SchemeError if one is missing or should not be; FormatError for a wrong shape.
         """
-        out = self.product(x, f"{module}.weight")
+        name = f"{module}.weight"
+        if rows:
+            self.check_rows(name, rows, cut=not whole)
+        out = self.product(x, name)
         if x.shape[-1] < whole:
             out = all_reduce(out, self.group) / copies(self.group.size, x.shape[-1], whole)
-        bias = self.maybe(f"{module}.bias")
-        return (out if bias is None else out + bias).to(self.dtype)
+        added = self._bias(f"{module}.bias", out.shape[-1], bias)
+        return (out if added is None else out + added).to(self.dtype)
 
     def logits(self, x: Tensor, name: str, vocabulary: int) -> Tensor:
         """``x @ table.T`` [..., v] of all ranks, in float32."""
@@ -139,18 +159,19 @@ class Weights:
         if columns != x.shape[-1]:
             raise _wrong_shape(name, (rows, columns), f"{x.shape[-1]} columns")
         flat = x.reshape(-1, columns)
+        wide = flat.float()
+        acts: tuple[Tensor, Tensor] | None = None
         out = torch.empty(len(flat), rows, device=self.device)
         step = max(BAND_ROWS, BAND_ELEMENTS // columns // BAND_ROWS * BAND_ROWS)
-        acts = None
         for lo in range(0, rows, step):
             hi = min(rows, lo + step)
             blocks = self._blocks(name, lo, hi) if self.compute == "fp8" else None
             if blocks is None:
-                out[:, lo:hi] = flat.float() @ self._band(name, lo, hi).T
+                out[:, lo:hi] = wide @ self._band(name, lo, hi).T
             else:
                 acts = acts or quantized(flat, self.power_of_two)
-                w, scales, block = blocks
-                out[:, lo:hi] = block_matmul(*acts, w, scales, block)
+                values, scales, block = blocks
+                out[:, lo:hi] = block_matmul(*acts, values, scales, block)
         return out.view(*x.shape[:-1], rows)
 
     def _matrix(self, name: str) -> tuple[int, int]:
@@ -159,18 +180,28 @@ class Weights:
             raise _wrong_shape(name, shape, "a matrix")
         return shape[0], shape[1]
 
-    def _band(self, name: str, lo: int, hi: int) -> Tensor:
-        """Rows of a weight as the compute dtype has them, in float32."""
+    def _bias(self, name: str, length: int, wanted: bool | None) -> Tensor | None:
+        if wanted is None:
+            wanted = self.has(name)
+        if not wanted and self.has(name):
+            raise SchemeError(f"weight {shown(name)} is there, but the model has no such bias")
+        return self.get(name, (length,)) if wanted else None
+
+    def _band(self, name: str, lo: int, hi: int, exact: bool = False) -> Tensor:
+        """Rows of a weight as the compute dtype has them, in float32 and memory of torch's own:
+        bits of a product may depend on how its factors are aligned."""
         self.used.add(name)
         array = self.source.read(name, slice(lo, hi) if self.source.shape(name) else None)
-        band = torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        band = torch.from_numpy(array).to(self.device)
         self._count(band)
         if not band.is_floating_point():
             return band.long()
         if self.fault and self.fault.name == name:
             band = band.float() * self._factors(self.fault, lo, band)
-        rounded = self.source.coded(name) or (self.compute != "fp32" and band.dim() > 1)
-        return band.to(torch.bfloat16).float() if rounded else band.float()
+        whole = exact or self.compute == "fp32" or band.dim() < 2
+        if self.source.coded(name) or not whole:
+            band = band.to(torch.bfloat16)
+        return band.to(torch.float32, copy=True)
 
     def _blocks(self, name: str, lo: int, hi: int) -> tuple[Tensor, Tensor, tuple[int, int]] | None:
         found = self.source.blocks(name, slice(lo, hi))

@@ -1,0 +1,1 @@
+"""Comparison of two checkpoints by what they compute: measures, verdict, control, reports."""

@@ -1,0 +1,79 @@
+"""The two models of a comparison: opened, and whether they can be compared at all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..errors import Fp8ConvertError, SchemeError
+from ..reference.groups import Gloo
+from ..reference.ranks import open_any
+from ..reference.source import Named
+from ..strictjson import brief
+from . import weighing
+from .walk import ranks
+
+# What both configs must say alike. Other fields may differ: what they change shows in the logits.
+SAME = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")
+
+
+@dataclass(frozen=True)
+class Side:
+    """A checkpoint as a model: run.Model of ``count`` ranks (those of other processes, too)."""
+
+    path: str
+    model: Any
+    count: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the JSON of a run has it."""
+        source = ranks(self.model)[0].source
+        whole = self.count == 1 and isinstance(source, Named)
+        scheme = _scheme(source.checkpoint) if whole and isinstance(source, Named) else "ranks"
+        return {
+            "path": self.path,
+            "architecture": str(self.model.config.found["model_type"]),
+            "ranks": self.count,
+            "scheme": scheme,
+        }
+
+    def bands(self) -> weighing.Bands | None:
+        """Its weights to be looked at; those of ranks are put together for it, where they can
+        be."""
+        own = ranks(self.model)[0]
+        if self.count == 1 and isinstance(own.source, Named):
+            return weighing.opened(own.source, own)
+        try:
+            return weighing.opened(Named(open_checkpoint(self.path)), own)
+        except Fp8ConvertError:
+            return None  # scales of each rank's own, or no record of the cuts
+
+
+def _scheme(checkpoint: Checkpoint) -> str:
+    return str(checkpoint.scheme.to_dict()["scheme"])
+
+
+def open_side(
+    path: str | os.PathLike[str],
+    compute: str,
+    device: str,
+    config: dict[str, Any] | None = None,
+    group: Gloo | None = None,
+) -> Side:
+    """The checkpoint or rank set ``path``; ``config`` is for one without its own. With ``group``
+    this process has one rank of it."""
+    model = open_any(path, compute, device, config, group)
+    return Side(os.fspath(path), model, group.size if group else len(ranks(model)))
+
+
+def check_same(reference: dict[str, Any], candidate: dict[str, Any]) -> None:
+    """SchemeError names the first field that makes two configs those of different models."""
+    for field in SAME:
+        a, b = reference.get(field), candidate.get(field)
+        if a != b:
+            raise SchemeError(
+                f"config.json: {field} is {brief(a)} in REF and {brief(b)} in CANDIDATE: they are "
+                "different models, expected the same"
+            )

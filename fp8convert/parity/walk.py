@@ -1,0 +1,183 @@
+"""A model that is run a layer at a time, and whose last layer can be run again with a fault.
+
+Under ``torchrun`` each process walks with its rank of the model; process 0 says what comes next,
+the others :func:`follow`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..errors import FormatError
+from ..reference.groups import Group
+from ..reference.source import Named
+from ..reference.weights import Fault, Weights
+
+STEPS = ("begin", "layer", "logits", "predict", "again", "end")
+BLOCK = 128  # rows and columns that a fault changes
+OUTPUTS = ("o_proj.weight", "wo_b.weight", "wo.weight")  # of attention, by any family's names
+T = TypeVar("T")
+Tell = Callable[[str, int, int], None]
+
+
+def _alone(step: str, n: int, factor: int) -> None:
+    """Nobody follows."""
+
+
+class Walk:
+    """``model`` (see run.Model) over tokens [b, l]: two states, before and after the last layer."""
+
+    def __init__(self, model: Any, tokens: Tensor, tell: Tell = _alone) -> None:
+        self.model, self.tokens, self._tell = model, tokens, tell
+        self._before = self._after = torch.empty(0)
+        self._last: set[str] = set()  # weights that the last layer used
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """To the state before the first layer."""
+        self._tell("begin", 0, 0)
+        self._after = self.model.embed(self.tokens)
+
+    @torch.no_grad()
+    def layer(self, n: int) -> Tensor:
+        """Run layer ``n``; the state after it, [b, l, ...]."""
+        self._tell("layer", n, 0)
+        own = ranks(self.model)
+        before = [w.used for w in own]
+        for w in own:
+            w.used = set()
+        self._before, self._after = self._after, self.model.layer(n, self._after, self.tokens)
+        self._last = set(own[0].used)
+        for w, names in zip(own, before, strict=True):
+            w.used |= names
+        return self._after
+
+    @torch.no_grad()
+    def logits(self) -> Tensor:
+        """[b, l, v], float32."""
+        self._tell("logits", 0, 0)
+        found: Tensor = self.model.logits(self._after)
+        return found
+
+    @torch.no_grad()
+    def predict(self) -> tuple[Tensor, Tensor]:
+        """State after the first MTP layer [b, l - 1, ...] and its logits [b, l - 1, v]."""
+        self._tell("predict", 0, 0)
+        state, logits = self.model.predict(self._after, self.tokens)
+        return state, logits
+
+    @torch.no_grad()
+    def again(self, n: int, factor: int) -> Tensor:
+        """Logits [b, l, v] once layer ``n``, the last, was run again from the state before it, with
+        :meth:`fault` in its weights."""
+        self._tell("again", n, factor)
+        fault = self.fault(factor)
+        try:
+            for w in ranks(self.model):
+                w.fault = fault
+            found: Tensor = self.model.logits(self.model.layer(n, self._before, self.tokens))
+        finally:
+            for w in ranks(self.model):
+                w.fault = None
+        return found
+
+    def fault(self, factor: int) -> Fault:
+        """The first block of the last layer's attention output, times ``factor``.
+
+        On ranks it is the first block of each one's part. FormatError if there is no such matrix.
+        """
+        w = ranks(self.model)[0]
+        matrices = sorted(name for name in self._last if len(w.shape(name)) == 2)
+        found = [name for end in OUTPUTS for name in matrices if name.endswith(end)]
+        if not found:
+            raise FormatError(f"the last layer has no {' or '.join(OUTPUTS)} to put a fault in")
+        rows, columns = (min(BLOCK, size) for size in w.shape(found[0]))
+        return Fault(found[0], (0, rows), (0, columns), float(factor))
+
+    def end(self, code: int) -> None:
+        """Send those who follow home, with the number that they return."""
+        self._tell("end", code, 0)
+
+
+class Pair:
+    """Two walks in step: each method does it on the first, then on the second."""
+
+    def __init__(self, reference: Walk, candidate: Walk) -> None:
+        self.walks = (reference, candidate)
+        self._spent = [0.0, 0.0]
+
+    def begin(self) -> None:
+        """As :class:`Walk`."""
+        self._both(Walk.begin)
+
+    def layer(self, n: int) -> tuple[Tensor, Tensor]:
+        """States [b, l, ...]. FormatError if they are of different shapes."""
+        return _alike(self._both(lambda walk: walk.layer(n)), f"the state after layer {n}")
+
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """Logits [b, l, v]; FormatError as above."""
+        return _alike(self._both(Walk.logits), "the logits")
+
+    def predict(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """States and logits of the MTP layer; FormatError as above."""
+        (state, logits), (other, found) = self._both(Walk.predict)
+        return (
+            _alike((state, other), "the state after the MTP layer"),
+            _alike((logits, found), "the MTP logits"),
+        )
+
+    def seconds(self) -> dict[str, float]:
+        """That each side took."""
+        return dict(zip(("reference", "candidate"), self._spent, strict=True))
+
+    def _both(self, step: Callable[[Walk], T]) -> tuple[T, T]:
+        found = []
+        for n, walk in enumerate(self.walks):
+            begun = time.monotonic()
+            found.append(step(walk))
+            self._spent[n] += time.monotonic() - begun
+        return found[0], found[1]
+
+
+def _alike(found: tuple[Tensor, Tensor], what: str) -> tuple[Tensor, Tensor]:
+    a, b = (list(x.shape) for x in found)
+    if a != b:
+        raise FormatError(f"{what} is {a} of REF and {b} of CANDIDATE, expected the same shape")
+    return found
+
+
+def ranks(model: Any) -> list[Weights]:
+    """The weights of a model: one, or those of each rank in this process."""
+    return list(getattr(model.w, "ranks", [model.w]))
+
+
+def bytes_read(model: Any) -> int:
+    """What was read from files for it so far."""
+    sources = (w.source for w in ranks(model))
+    return sum(s.checkpoint.bytes_read for s in sources if isinstance(s, Named))
+
+
+def telling(group: Group) -> Tell:
+    """How process 0 tells the others a step."""
+
+    def tell(step: str, n: int, factor: int) -> None:
+        group.gather(torch.tensor([STEPS.index(step), n, factor]))
+
+    return tell
+
+
+def follow(model: Any, tokens: Tensor, group: Group) -> int:
+    """Do the steps that process 0 tells, until the end; the number it ends with."""
+    walk = Walk(model, tokens)
+    while True:
+        step, n, factor = group.gather(torch.zeros(3, dtype=torch.long))[0].tolist()
+        name = STEPS[step]
+        if name == "end":
+            return int(n)
+        numbers = {"layer": (n,), "again": (n, factor)}.get(name, ())
+        getattr(walk, name)(*numbers)

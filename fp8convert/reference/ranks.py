@@ -1,0 +1,249 @@
+"""Tensor-parallel ranks run as ranks: each reads its own files only, and they exchange sums.
+
+Nothing is put together first, so a cut, an order or a name that is wrong gives wrong logits. All
+ranks run in one process, a thread each (:class:`Ranked`), or as the processes of ``torchrun``
+(:func:`join`, :func:`open_rank`). A rank computes with one thread in either, and sums are taken in
+the order of ranks: both ways give the same bits, however many cores there are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..catalogue import CONFIG, Catalogue, open_ranks
+from ..checkpoint import Checkpoint
+from ..declared import experts_in
+from ..errors import FormatError, SchemeError, UsageError, listed, shown
+from .groups import Alone, Gloo, Group, Threads, check_same
+from .names import rename_of
+from .run import Model, build, open_model, power_of_two
+from .source import Named
+from .weights import Weights
+
+T = TypeVar("T")
+EXPERT = re.compile(r"(.*\.experts)\.([0-9]{1,6})\..*", re.DOTALL)
+
+
+class Agreed:
+    """One rank's model, which checks that all ranks have the same state after every step."""
+
+    def __init__(self, model: Model) -> None:
+        self.w, self.config = model.w, model.config
+        self.model: Any = model  # ``predict`` is of those with MTP layers only
+        self.layers, self.vocabulary, self.mtp = model.layers, model.vocabulary, model.mtp
+        self.kind = model.kind
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """As every model; DataError names the ranks that have another state than the others."""
+        return self._same(self.model.embed(tokens), "embedding")
+
+    def layer(self, n: int, x: Tensor, tokens: Tensor) -> Tensor:
+        """As :meth:`embed`."""
+        return self._same(self.model.layer(n, x, tokens), f"layer {n}")
+
+    def logits(self, x: Tensor) -> Tensor:
+        """As :meth:`embed`."""
+        return self._same(self.model.logits(x), "logits")
+
+    def predict(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`embed`."""
+        state, logits = self.model.predict(x, tokens)
+        return self._same(state, "MTP layer"), self._same(logits, "MTP logits")
+
+    def _same(self, x: Tensor, what: str) -> Tensor:
+        check_same(x, self.w.group, what)
+        return x
+
+
+class Ranked:
+    """All ranks as one model (see run.Model), in one process. What ranks share is rank 0's."""
+
+    def __init__(self, ranks: Sequence[Model], threads: Threads) -> None:
+        self.ranks, self._threads = [Agreed(model) for model in ranks], threads
+        first = ranks[0]
+        self.config, self.layers, self.vocabulary = first.config, first.layers, first.vocabulary
+        self.mtp, self.kind = first.mtp, first.kind
+        self.w = RankedWeights([model.w for model in ranks])
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Tokens [b, l] to the state [b, l, ...], the same on all ranks."""
+        return self._all(lambda model: model.embed(tokens))
+
+    def layer(self, n: int, x: Tensor, tokens: Tensor) -> Tensor:
+        """Layer ``n``; DataError names the ranks whose state is not that of the others."""
+        return self._all(lambda model: model.layer(n, x, tokens))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """The state after the last layer to logits [b, l, v]."""
+        return self._all(lambda model: model.logits(x))
+
+    def predict(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the state after the last layer: the MTP layer's, and its logits [b, l - 1, v]."""
+        return self._all(lambda model: model.predict(x, tokens))
+
+    def _all(self, step: Callable[[Agreed], T]) -> T:
+        def one(rank: int) -> T:
+            with torch.no_grad():  # which is the caller's alone, as it is a thread's
+                return step(self.ranks[rank])
+
+        with one_thread():
+            return self._threads.run(one)[0]
+
+
+class RankedWeights:
+    """What was read for all ranks. ``ranks`` are the weights of each."""
+
+    def __init__(self, ranks: Sequence[Weights]) -> None:
+        self.ranks, self.device = ranks, ranks[0].device
+
+    @property
+    def used(self) -> set[str]:
+        """Names, by the model's."""
+        return set().union(*(w.used for w in self.ranks))
+
+    @property
+    def largest_band(self) -> int:
+        """Bytes; each rank may hold as much at the same time."""
+        return max(w.largest_band for w in self.ranks)
+
+    @property
+    def bytes_decoded(self) -> int:
+        """Of all ranks."""
+        return sum(w.bytes_decoded for w in self.ranks)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Ranks share the cores, and bits of a product depend on how many threads compute it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def open_any(
+    path: str | os.PathLike[str],
+    compute: str = "bf16",
+    device: str = "cpu",
+    config: dict[str, Any] | None = None,
+    group: Gloo | None = None,
+) -> Any:
+    """The folder ``path`` as a model: a rank set as ranks, anything else as :func:`open_model`.
+
+    ``config`` is for rank files that have no config.json beside them. With ``group`` (see
+    :func:`join`) this process runs one rank of the set; UsageError if there are not as many.
+    """
+    ranks = open_ranks(path)
+    if group is not None:
+        return _of_group(path, ranks or [], compute, device, config, group)
+    if ranks is None:
+        return open_model(path, compute, device)
+    return _ranked(ranks, compute, device, config)
+
+
+def distributed() -> bool:
+    """Whether this is one of several processes, as ``torchrun`` and its like start them."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
+
+
+def join() -> Gloo:
+    """This process as a rank of the ``torchrun`` that started it.
+
+    Call it once, and ``torch.distributed.destroy_process_group`` at the end.
+    """
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)  # see the module
+    dist.init_process_group("gloo")
+    return Gloo()
+
+
+def _ranked(
+    ranks: Sequence[Catalogue], compute: str, device: str, config: dict[str, Any] | None
+) -> Ranked:
+    said = _config(ranks, config)
+    _check_experts(ranks, said)
+    threads = Threads(len(ranks))
+    models = [
+        _model(ranks[rank], said, compute, device, threads.member(rank) if ranks[1:] else Alone())
+        for rank in range(len(ranks))
+    ]
+    return Ranked(models, threads)
+
+
+def _of_group(
+    path: str | os.PathLike[str], ranks: Sequence[Catalogue], compute: str, device: str,
+    config: dict[str, Any] | None, group: Gloo,
+) -> Agreed:  # fmt: skip
+    if group.size != len(ranks):
+        held = f"{shown(path)} has {len(ranks)} ranks" if ranks else f"{shown(path)} is no rank set"
+        raise UsageError(
+            f"{group.size} processes, but {held}: start one process for each rank, "
+            "`torchrun --nproc-per-node N`, or run all in one without torchrun"
+        )
+    said = _config(ranks, config)
+    _check_experts(ranks, said)
+    return Agreed(_model(ranks[group.rank], said, compute, device, group))
+
+
+def _model(
+    rank: Catalogue, config: dict[str, Any], compute: str, device: str, group: Group
+) -> Model:
+    rename = rename_of(config) if rank.declared.ranks else str
+    source = Named(Checkpoint(rank), rename)
+    return build(config, Weights(source, compute, device, group, power_of_two(config)))
+
+
+def _config(ranks: Sequence[Catalogue], other: dict[str, Any] | None) -> dict[str, Any]:
+    """The one config of all ranks, which is that of the whole model."""
+    first = ranks[0].config
+    for number, rank in enumerate(ranks):
+        fields = [f for f in {**first, **rank.config} if first.get(f) != rank.config.get(f)]
+        if fields:
+            raise FormatError(
+                f"{CONFIG} of rank {number} and of rank 0 differ in {listed(fields)}, expected "
+                "the same on every rank"
+            )
+    if found := first or other:
+        return found
+    raise SchemeError(
+        f"{shown(_root(ranks))} has rank files without a {CONFIG}, which says what model they are "
+        "of: put the model's own beside them"
+    )
+
+
+def _root(ranks: Sequence[Catalogue]) -> object:
+    """The folder that was given."""
+    at = ranks[0].folder.root
+    return at if ranks[0].declared.ranks else at.parent
+
+
+def _check_experts(ranks: Sequence[Catalogue], config: Mapping[str, Any]) -> None:
+    """FormatError unless every rank has all experts of a layer, or just those that it owns."""
+    _, count = experts_in(dict(config))
+    for rank, catalogue in enumerate(ranks):
+        own = range(rank * count // len(ranks), (rank + 1) * count // len(ranks))
+        found = defaultdict(set)
+        for name in catalogue.tensors:
+            if match := EXPERT.fullmatch(name):
+                found[match[1]].add(int(match[2]))
+        for module, numbers in found.items():
+            if numbers != set(own) and numbers != set(range(count)):
+                raise FormatError(
+                    f"rank {rank} has experts {_few(numbers)} in {shown(module)}, expected "
+                    f"{own.start} to {own.stop - 1}, or all {count}"
+                )
+
+
+def _few(numbers: set[int]) -> str:
+    return listed(map(str, sorted(numbers)), 8).replace("'", "")

@@ -1,0 +1,1 @@
+"""The reference models against transformers, and against themselves."""
