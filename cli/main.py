@@ -17,7 +17,9 @@ from fp8convert.version import VERSION
 # name -> module, attribute, one line of help. Modules load when their command runs.
 COMMANDS = {
     "inspect": ("inspect", "inspect_command", "Say what a checkpoint is, from its headers."),
+    "logits": ("logits", "logits_command", "Run a checkpoint from disk and write its logits."),
     "make-sample": ("make_sample", "make_sample_command", "Write a sample checkpoint."),
+    "parity": ("parity", "parity_command", "Compare two checkpoints by their logits."),
     "quantize": ("quantize", "quantize_command", "Encode a checkpoint in a low-precision form."),
     "shard-for-tp": ("shard_for_tp", "shard_for_tp_command", "Cut it for tensor-parallel ranks."),
     "to-bf16": ("to_bf16", "to_bf16_command", "Convert a low-precision checkpoint to BF16."),

@@ -67,3 +67,39 @@ class Meter(AbstractContextManager["Meter"]):
         trace: TracebackType | None,
     ) -> None:
         self._close()
+
+
+class LayerMeter(AbstractContextManager["LayerMeter"]):
+    """Call it with the layers of a model that are done, of how many."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet, self._terminal = quiet, sys.stderr.isatty()
+        self._bar: Any = None
+        self._begun = self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if self._terminal:
+            self._draw(done, total)
+        elif now - self._said >= LINE_EVERY_S:
+            self._said = now
+            left = (now - self._begun) / done * (total - done)
+            click.echo(f"layer {done} of {total}, {left:.0f} s left", err=True)
+
+    def _draw(self, done: int, total: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, unit="layer", desc="running")
+        self._bar.update(done - self._bar.n)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from fp8convert.errors import EXIT_DIFFERENT, Fp8ConvertError, shown
+from fp8convert.errors import EXIT_DIFFERENT, shown
 
 from .progress import Meter
+from .reports import check_place, write
 
 if TYPE_CHECKING:
     from fp8convert.verify import Report
@@ -73,8 +72,7 @@ def verify_command(
     Exit codes: 0 all checks pass; 3 a check failed; 1 it cannot be done, as SRC cannot be read;
     2 usage.
     """
-    if junit is not None:
-        _check_place(Path(junit))
+    place = check_place("--junit", junit)
     from fp8convert.verify import verify
 
     with Meter(quiet) as meter:
@@ -82,8 +80,8 @@ def verify_command(
             dst, against, sample, seed, workers,
             progress=lambda what, n, of: meter.show(what, READING[what], n, of),
         )  # fmt: skip
-    if junit is not None:
-        _write_junit(Path(junit), report)
+    if place is not None:
+        write("--junit", place, _junit(report))
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=1))
     elif not quiet:
@@ -93,22 +91,7 @@ def verify_command(
         ctx.exit(EXIT_DIFFERENT)
 
 
-def _check_place(file: Path) -> None:
-    """Before an hour of reading, whether its outcome can be written."""
-    if not file.name or file.is_dir() or not file.absolute().parent.is_dir():
-        raise click.UsageError(f"--junit: {file} is not a file in a folder that is there")
-
-
-def _write_junit(file: Path, report: Report) -> None:
-    """Whole or not at all."""
+def _junit(report: Report) -> str:
     from fp8convert.junit import junit
 
-    text = junit(f"fp8convert verify {shown(report.path)[1:-1]}", report.cases())
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as e:
-        raise Fp8ConvertError(f"--junit: {e}") from e
-    finally:
-        temporary.unlink(missing_ok=True)
+    return junit(f"fp8convert verify {shown(report.path)[1:-1]}", report.cases())

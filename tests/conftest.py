@@ -16,6 +16,9 @@ from fp8convert.samples import make_sample
 
 from .mini import make_mini
 
+# The models of tests are tiny, and torch's threads spend longer waiting for each other than working.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(scope="session")
 def tiny_fp8(tmp_path_factory: pytest.TempPathFactory) -> Path:

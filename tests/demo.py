@@ -25,6 +25,7 @@ def main() -> None:
     requantize()
     ranks()
     other_families()
+    parity()
     print(f"\nThe checkpoints are in {DEMO}/; remove it when you like.")
 
 
@@ -118,6 +119,27 @@ def other_families() -> None:
             sys.exit(f"{family}: NOT bit-identical: {len(wrong)} tensors, first {wrong[0]}")
         scheme, decoded = inspect(coded).scheme["scheme"], manifest.data["weights_decoded"]
         print(f"{family:<18}{scheme:<20}{decoded:>16}  every bit the same", flush=True)
+
+
+def parity() -> None:
+    """What was made computes what the source does: logits of all of them, by the reference model."""
+    from fp8convert.parity.compare import compare
+
+    run("verify", TARGET, "--against", SOURCE)
+    print(f"\n{'parity with ' + SOURCE.name:<24}{'profile':<18}{'relative rms':>13}{'KL max':>11}")
+    judged = {TARGET: "identical", DEMO / "ranks-deepseek": "reduction-order",
+              DEMO / "ranks-hf": "reduction-order", DEMO / "sample-nvfp4": "requantized"}  # fmt: skip
+    for candidate, profile in judged.items():
+        result = compare(SOURCE, candidate, profile=profile)
+        logits = result["heads"][0]
+        print(
+            f"{candidate.name:<24}{profile:<18}{logits['relative_rms']:>13.2e}"
+            f"{logits['kl_max']:>11.1e}  {result['verdict']}",
+            flush=True,
+        )
+        if result["verdict"] != "pass":
+            sys.exit(f"{candidate.name}: {'; '.join(result['reasons'])}")
+    print("in each, one scale block changed was noticed")
 
 
 if __name__ == "__main__":

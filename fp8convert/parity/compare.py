@@ -10,6 +10,8 @@ No states are kept but the current ones, and no weights at all: memory is that o
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -80,13 +82,23 @@ def compare(
 
 def _lead(run: Run, group: Gloo) -> dict[str, Any]:
     run.candidate = Walk(run.sides[1].model, run.tokens.ids, telling(group))
-    code = ERROR
     try:
         result = run.result()
-        code = PASS if result["verdict"] == "pass" else FAIL
-        return result
-    finally:
-        run.candidate.end(code)
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # others may have met the same, and are gone
+            run.candidate.end(ERROR)
+        raise
+    run.candidate.end(PASS if result["verdict"] == "pass" else FAIL)
+    return result
+
+
+def plain(value: Any) -> Any:
+    """A result as strict JSON: NaN and infinity become strings."""
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Run:
@@ -98,7 +110,8 @@ class Run:
         self.mtp = self.mtp and tokens.ids.shape[1] > 1  # it predicts from two tokens
         several = max(ref.count, other.count) > 1
         self.profile = options.profile or ("reduction-order" if several else "identical")
-        self.limits = profiles.limits(self.profile, options.compute, options.own)
+        bits = min(ref.bits(), other.bits())
+        self.limits = profiles.limits(self.profile, options.compute, bits, options.own)
         self.reference, self.candidate = (Walk(s.model, tokens.ids) for s in self.sides)
         self.hidden: list[dict[str, Any]] = []
         self.heads: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,11 @@ class Side:
             "scheme": scheme,
         }
 
+    def bits(self) -> int:
+        """Of an element of the weights that have fewest; 16 if none is coded."""
+        own = (w.source for w in ranks(self.model))
+        return min(_bits(s.checkpoint) for s in own if isinstance(s, Named))
+
     def bands(self) -> weighing.Bands | None:
         """Its weights to be looked at; those of ranks are put together for it, where they can
         be."""
@@ -49,6 +55,17 @@ class Side:
             return weighing.opened(Named(open_checkpoint(self.path)), own)
         except Fp8ConvertError:
             return None  # scales of each rank's own, or no record of the cuts
+
+
+def _bits(checkpoint: Checkpoint) -> int:
+    codecs = (checkpoint.spec(name).codec for name in checkpoint.names())
+    return min((_bits_of(codec) for codec in codecs), default=16)
+
+
+def _bits_of(codec: Mapping[str, Any]) -> int:
+    said = codec.get("of", codec)  # of one that is turned or cut
+    known = {"raw": 16, "fp8-block": 8, "int8-block": 8}
+    return int(said.get("bits", known.get(said["codec"], 4)))
 
 
 def _scheme(checkpoint: Checkpoint) -> str:
@@ -65,7 +82,7 @@ def open_side(
     """The checkpoint or rank set ``path``; ``config`` is for one without its own. With ``group``
     this process has one rank of it."""
     model = open_any(path, compute, device, config, group)
-    return Side(os.fspath(path), model, group.size if group else len(ranks(model)))
+    return Side(os.fspath(path), model, ranks(model)[0].group.size)
 
 
 def check_same(reference: dict[str, Any], candidate: dict[str, Any]) -> None:

@@ -33,7 +33,8 @@ class Walk:
     """``model`` (see run.Model) over tokens [b, l]: two states, before and after the last layer."""
 
     def __init__(self, model: Any, tokens: Tensor, tell: Tell = _alone) -> None:
-        self.model, self.tokens, self._tell = model, tokens, tell
+        self.model, self._tell = model, tell
+        self.tokens = tokens.to(ranks(model)[0].device)
         self._before = self._after = torch.empty(0)
         self._last: set[str] = set()  # weights that the last layer used
 

@@ -16,7 +16,7 @@ query's position, and so depends on distances only.
 
 The published inference code also rounds the keys to FP8 and the indexer's to FP4 after a Hadamard
 transform, as its kernels want them. That belongs to no weight: it is left out in every compute
-mode. wo_a is used in BF16 in every mode but fp32's, as there.
+mode. wo_a is decoded in every mode, as there.
 """
 
 from __future__ import annotations

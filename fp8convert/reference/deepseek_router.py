@@ -40,7 +40,7 @@ class Router:
         gate = self.w.get(f"{at}gate.weight", (self.experts, self.hidden), exact=True)
         scores = (x.float() @ gate.T).sigmoid()  # [t, e]
         biased = scores + self.w.get(f"{at}gate.e_score_correction_bias", (self.experts,))
-        groups = biased.view(len(x), self.groups, -1)
+        groups = biased.view(len(x), self.groups, self.experts // self.groups)
         best = groups.topk(2).values.sum(-1).topk(self.kept).indices
         others = torch.ones_like(groups[..., 0], dtype=torch.bool).scatter(1, best, False)
         within = groups.masked_fill(others[..., None], float("-inf")).flatten(1)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import DataError, FormatError, shown
 from .compressed_attention import CompressedAttention
 from .config import Config
 from .deepseek_v4_forms import Kind, Saved, hashed, kinds, saved_by_transformers, supported
@@ -47,6 +48,11 @@ class DeepSeekV4:
         self.width = config.integer("moe_intermediate_size", least=1)
         self.experts = config.integer("n_routed_experts", least=1)
         self.each = config.integer("num_experts_per_tok", least=1)
+        if self.each > self.experts:
+            raise FormatError(
+                f"{config.where}: num_experts_per_tok is {self.each}, expected at most "
+                f"n_routed_experts, {self.experts}"
+            )
         self.scaling = config.number("routed_scaling_factor")
         self.limit = config.positive("swiglu_limit")
         self.kinds, self.hashed = kinds(config, self.layers), hashed(config, self.layers)
@@ -85,16 +91,15 @@ class DeepSeekV4:
 
     def _block(self, x: Tensor, at: str, kind: Kind, ids: Tensor | None) -> Tensor:
         """Attention and experts; with ``ids`` [b, l] experts are chosen by them."""
-        x = self.connections.around(
-            x,
-            f"{at}hc_attn",
-            lambda y: self.attention(self._norm(y, f"{at}attn_norm"), f"{at}attn.", kind),
-        )
-        return self.connections.around(
-            x,
-            f"{at}hc_ffn",
-            lambda y: self._feed_forward(self._norm(y, f"{at}ffn_norm"), f"{at}ffn.", ids),
-        )
+
+        def attend(y: Tensor) -> Tensor:
+            return self.attention(self._norm(y, f"{at}attn_norm"), f"{at}attn.", kind)
+
+        def experts(y: Tensor) -> Tensor:
+            return self._feed_forward(self._norm(y, f"{at}ffn_norm"), f"{at}ffn.", ids)
+
+        x = self.connections.around(x, f"{at}hc_attn", attend)
+        return self.connections.around(x, f"{at}hc_ffn", experts)
 
     def _feed_forward(self, x: Tensor, at: str, ids: Tensor | None) -> Tensor:
         """The experts of x [b, l, h], and the shared one, which every rank has whole."""
@@ -117,10 +122,18 @@ class DeepSeekV4:
             bias = self.w.get(f"{at}gate.bias", (self.experts,))
             chosen = (score + bias).topk(self.each).indices
         else:
-            table = self.w.get(f"{at}gate.tid2eid", (self.vocabulary, self.each))
-            chosen = table[ids.flatten()]
+            chosen = self._looked_up(ids.flatten(), f"{at}gate.tid2eid")
         share = score.gather(1, chosen)
         return chosen, share / (share.sum(-1, keepdim=True) + 1e-20) * self.scaling
+
+    def _looked_up(self, ids: Tensor, name: str) -> Tensor:
+        """Experts [t, k] of token ids [t]."""
+        table = self.w.get(name, (self.vocabulary, self.each))
+        if bad := table[(table < 0) | (table >= self.experts)].tolist():
+            raise DataError(
+                f"weight {shown(name)} has {bad[0]:g}, expected 0 to {self.experts - 1}"
+            )
+        return table[ids].long()
 
     def _logits(self, x: Tensor, at: str) -> Tensor:
         joined = self.connections.join(x, f"{at}hc_head")

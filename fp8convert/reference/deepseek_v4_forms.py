@@ -17,11 +17,8 @@ from .rope import Rope, rope_of
 from .weights import Blocks, Source
 
 RATIOS = {0: "window", 4: "csa", 128: "hca"}
-TYPES = {
-    "sliding_attention": "window",
-    "compressed_sparse_attention": "csa",
-    "heavily_compressed_attention": "hca",
-}
+SPARSE, HEAVY = "compressed_sparse_attention", "heavily_compressed_attention"
+TYPES = {"sliding_attention": "window", SPARSE: "csa", HEAVY: "hca"}
 ROUTERS = {"moe": False, "hash_moe": True}
 
 
@@ -47,9 +44,9 @@ def supported(config: Config) -> None:
 def kinds(config: Config, layers: int) -> list[Kind]:
     """Of every layer, and of MTP layers: where nothing is said of these, they have a window."""
     rates = config.within("compress_rates") or Config({})
-    ratios = {kind: ratio for ratio, kind in RATIOS.items()}
-    for said, kind in TYPES.items():
-        ratios[kind] = rates.integer(said, ratios[kind])
+    ratios = {"window": 0}
+    for kind, ratio, said in (("csa", 4, SPARSE), ("hca", 128, HEAVY)):
+        ratios[kind] = rates.integer(said, ratio, least=1)
     if "layer_types" in config.found:
         found = _each(config, "layer_types", TYPES, layers)
     else:
@@ -121,13 +118,17 @@ class Saved:
         return saved_name(name) in self.source
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """Decoded, as are all here."""
         return self.source.shape(saved_name(name))
 
     def coded(self, name: str) -> bool:
+        """Whether it is stored in codes."""
         return self.source.coded(saved_name(name))
 
     def read(self, name: str, rows: slice | None = None) -> Any:
+        """Decoded rows."""
         return self.source.read(saved_name(name), rows)
 
     def blocks(self, name: str, rows: slice) -> Blocks | None:
+        """Codes and scales of rows."""
         return self.source.blocks(saved_name(name), rows)

@@ -55,6 +55,7 @@ class Dense:
         given = config.flag("attention_bias", False) and (self.head_norms or self.model == LLAMA)
         self.biases = self.model == QWEN2 or given, given  # of q, k, v; of o
         self.mlp_bias = config.flag("mlp_bias", False) and self.model == LLAMA
+        weights.shape(f"model.layers.{self.layers - 1}.input_layernorm.weight")  # are there so many
         self.windows = _windows(config, self.model, self.layers)
         self.rope = rope_of(config, self.channels)
         self.longer = self._longer()
@@ -65,7 +66,7 @@ class Dense:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Tokens [b, l] to x [b, l, h]."""
-        return self.w.embed("model.embed_tokens.weight", tokens, self.vocabulary)
+        return self.w.embed("model.embed_tokens.weight", tokens, self.vocabulary, self.hidden)
 
     def layer(self, n: int, x: Tensor, tokens: Tensor) -> Tensor:
         """Layer ``n`` of x [b, l, h]."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import FormatError, shown
 from .attention import attend, causal_mask
 from .config import Config
 from .numerics import rms_norm
@@ -82,8 +83,9 @@ class LatentAttention:
 
     def _naive(self, module: str, q: Heads, c: Tensor, r: Tensor, mask: Tensor) -> Tensor:
         """[b, n, l, d], from the keys and values of every head."""
-        both = self.by_head(c[:, 0], module, self.heads, self.plain + self.values)
-        k = torch.cat([both[..., : self.plain], r.expand(-1, both.shape[1], -1, -1)], -1)
+        n, channels = q[0].shape[1], self.plain + self.values
+        both = self.by_head(c[:, 0], module, self.heads, channels, here=n)
+        k = torch.cat([both[..., : self.plain], r.expand(-1, n, -1, -1)], -1)
         return attend(torch.cat(q, -1), k, both[..., self.plain :], mask, self.scale)
 
     def _absorbed(self, module: str, q: Heads, c: Tensor, r: Tensor, mask: Tensor) -> Tensor:
@@ -97,10 +99,19 @@ class LatentAttention:
         out = attend(torch.cat([plain, q[1]], -1), torch.cat([c, r], -1), c, mask, self.scale)
         return (out.float() @ each[:, self.plain :].transpose(1, 2)).to(c.dtype)
 
-    def by_head(self, x: Tensor, module: str, heads: int, channels: int) -> Tensor:
-        """``module`` of x [b, l, i], which gives ``heads`` on all ranks: [b, n, l, channels]."""
+    def by_head(self, x: Tensor, module: str, heads: int, channels: int, here: int = 0) -> Tensor:
+        """``module`` of x [b, l, i], which gives ``heads`` on all ranks: [b, n, l, channels].
+
+        FormatError unless a rank has whole heads, as many as are ``here`` if that is known.
+        """
         out = self.w.linear(x, module, rows=heads * channels, bias=False)
-        return out.view(*x.shape[:2], -1, channels).transpose(1, 2)
+        n, rest = divmod(out.shape[-1], channels)
+        if rest or n != (here or n):
+            raise FormatError(
+                f"weight {shown(module + '.weight')} has {out.shape[-1]} rows on a rank, expected "
+                f"{here or 'whole'} heads of {channels}"
+            )
+        return out.view(*x.shape[:2], n, channels).transpose(1, 2)
 
     def _norm(self, x: Tensor, module: str) -> Tensor:
         return rms_norm(x, self.w.get(f"{module}.weight", (x.shape[-1],)), EPS)

@@ -45,12 +45,13 @@ def routed(
         gate, up, down = names(expert)
         if not w.has(f"{gate}.weight"):
             continue
-        tokens, slots = (chosen == expert).nonzero(as_tuple=True)
+        here = chosen == expert  # [t, k]; hash tables may have an expert twice for a token
+        tokens = here.any(-1).nonzero().squeeze(-1)
         g, u = (w.linear(x[tokens], name, rows=width, bias=False) for name in (gate, up))
         inner = swiglu(g, u, limit)
         w.check_rows(f"{down}.weight", x.shape[-1])
         given = w.product(inner, f"{down}.weight") / copies(holders, inner.shape[-1], width)
-        out.index_add_(0, tokens, given * share[tokens, slots, None])
+        out[tokens] += given * (share * here).sum(-1)[tokens, None]
     return all_reduce(out, w.group)
 
 

@@ -172,12 +172,10 @@ def _ranked(
     ranks: Sequence[Catalogue], compute: str, device: str, config: dict[str, Any] | None
 ) -> Ranked:
     said = _config(ranks, config)
-    _check_experts(ranks, said)
     threads = Threads(len(ranks))
-    models = [
-        _model(ranks[rank], said, compute, device, threads.member(rank) if ranks[1:] else Alone())
-        for rank in range(len(ranks))
-    ]
+    groups = [threads.member(r) for r in range(len(ranks))] if len(ranks) > 1 else [Alone()]
+    models = [_model(*each, said, compute, device) for each in zip(ranks, groups, strict=True)]
+    _check_experts(ranks, said)
     return Ranked(models, threads)
 
 
@@ -192,12 +190,13 @@ def _of_group(
             "`torchrun --nproc-per-node N`, or run all in one without torchrun"
         )
     said = _config(ranks, config)
+    model = _model(ranks[group.rank], group, said, compute, device)
     _check_experts(ranks, said)
-    return Agreed(_model(ranks[group.rank], said, compute, device, group))
+    return Agreed(model)
 
 
 def _model(
-    rank: Catalogue, config: dict[str, Any], compute: str, device: str, group: Group
+    rank: Catalogue, group: Group, config: dict[str, Any], compute: str, device: str
 ) -> Model:
     rename = rename_of(config) if rank.declared.ranks else str
     source = Named(Checkpoint(rank), rename)

@@ -63,7 +63,7 @@ def _coding(spec: TensorSpec) -> tuple[Element, tuple[int, int]] | None:
     said, element, block = spec.codec, ELEMENTS["e2m1"], None
     if said["codec"] == "fp8-block" and said["element"] == "e4m3fn":
         element, block = ELEMENTS["e4m3fn"], said["block"]
-    elif said["codec"] == "fp4-block" and said["global"] == "none" and spec.dtype != "F4":
+    elif said["codec"] == "fp4-block" and said["global"] == "none":
         block = [1, said["group"]]
     if block is None or len(spec.shape) != 2 or block[1] not in GROUPS:
         return None
@@ -72,4 +72,5 @@ def _coding(spec: TensorSpec) -> tuple[Element, tuple[int, int]] | None:
 
 
 def _float32(scales: Any) -> Any:
-    return to_float32(scales.reshape(-1).view(np.uint8), SCALES[scales.dtype.name])
+    found = to_float32(scales.reshape(-1).view(np.uint8), SCALES[scales.dtype.name])
+    return np.array(found)  # which may be written to, as torch wants it

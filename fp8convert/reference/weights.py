@@ -112,11 +112,14 @@ class Weights:
             share = "" if least == rows else f", of which {least} or more on this rank"
             raise _wrong_shape(name, found, f"{rows} rows{share}")
 
-    def embed(self, name: str, ids: Tensor, vocabulary: int) -> Tensor:
-        """Rows ``ids`` [b, l] of a table, [b, l, h]; only these are read."""
+    def embed(self, name: str, ids: Tensor, vocabulary: int, hidden: int = 0) -> Tensor:
+        """Rows ``ids`` [b, l] of a table, [b, l, h]; only these are read. ``hidden`` is h, if that
+        is known."""
         rows, width = self._matrix(name)
         if rows * self.group.size < vocabulary:
             raise _wrong_shape(name, (rows, width), f"{vocabulary} rows on all ranks")
+        if hidden and width != hidden:
+            raise _wrong_shape(name, (rows, width), f"{hidden} columns")
         cut = rows < vocabulary
         unique, places = torch.unique(ids, return_inverse=True)
         found = torch.zeros(len(unique), width, device=self.device)

@@ -3,7 +3,7 @@ nothing.
 
 A weight that both store alike must have the same bytes. One that SRC has in codes and DST in BF16,
 F16 or F32 must be the decoded number, rounded once, bit for bit. One that DST has in other codes
-must be the nearest that its scales allow (:mod:`.comparing` has the bounds), and its error what the
+must be the nearest that its scales allow (:mod:`.nearest` has the bounds), and its error what the
 manifest says.
 """
 
@@ -16,14 +16,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ..errors import Fp8ConvertError, UsageError, shown
-from .comparing import Found, Requantized, Unit
+from ..catalogue import CONFIG
+from ..errors import DataError, Fp8ConvertError, SchemeError, UsageError, listed, shown
+from .comparing import Found, Unit
+from .nearest import Requantized
 from .pairing import Pairing
 from .parallel import cores
 from .report import Check
 from .sides import Side, opened
 from .stored import Files
 
+MOST = 8  # problems of SRC in an error
 AGREES = 0.01  # of the relative error that a manifest records, which has five digits
 Progress = Callable[[int, int], None]
 Path = str | os.PathLike[str]
@@ -47,23 +50,26 @@ def against(
     if not 0 < sample <= 1:
         raise UsageError(f"sample {shown(sample)}, expected a number above 0 and at most 1")
     source = opened(src)
+    if source.problems or source.apart:
+        apart = [f"{listed(source.apart)}: ranks have scales of their own"] if source.apart else []
+        raise SchemeError("\n".join([*source.problems, *apart][:MOST]))
     try:
-        target = _named_alike(opened(dst), dst, source, src)
+        target = _named_as(opened(dst), source)
     except Fp8ConvertError as e:
         return [Check.of("against: names", "DST cannot be read", str(e).splitlines())]
+    source = _named_as(source, target)
     pairing = Pairing(target, source, sample, seed)
     run = _Run(pairing, progress)
     run.go(workers or 2 * cores())  # half of them wait for the disk
     return list(_checks(run))
 
 
-def _named_alike(target: Side, dst: Path, source: Side, src: Path) -> Side:
-    """DeepSeek's own rank files by the names of the source, if they have none of its names."""
-    alike = target.weights.keys() & source.weights.keys()
-    config = os.path.join(src, "config.json")
-    if alike or target.layout != "deepseek" or not os.path.exists(config):
-        return target
-    return opened(dst, names_of=config)
+def _named_as(side: Side, other: Side) -> Side:
+    """``side`` by the names of ``other``, if it is DeepSeek's own rank files and that is not."""
+    config = os.path.join(other.root, CONFIG)
+    if side.bare and not other.bare and os.path.exists(config):
+        return opened(side.root, names_of=config)
+    return side
 
 
 @dataclass
@@ -127,7 +133,11 @@ class _Run:
         try:
             while not self._stop.is_set() and (item := self._next(units)) is not None:
                 number, unit = item
-                self._add(number, unit, unit.compare(dst, src))
+                try:
+                    found = unit.compare(dst, src)
+                except DataError as e:
+                    found = Found(1, str(e))
+                self._add(number, unit, found)
         except BaseException as e:
             self.errors.append(e)
             self._stop.set()
@@ -151,13 +161,13 @@ class _Run:
 
 def _checks(run: _Run) -> Iterator[Check]:
     pairing = run.pairing
-    names = len(pairing.dst.weights) + len(pairing.dst.apart)
-    detail = "; ".join([f"{names:,} weights, with the source's names and shapes", *pairing.notes])
-    yield Check.of("against: names", detail, pairing.problems, weights=names)
+    own, theirs = len(pairing.dst.weights) + len(pairing.dst.apart), len(pairing.src.weights)
+    detail = "; ".join([f"{own:,} weights, {theirs:,} in the source", *pairing.notes])
+    yield Check.of("against: names", detail, pairing.problems, weights=own, source_weights=theirs)
     fraction = run.done / run.total if run.total else 1.0
     yield _bits(run, fraction)
     if any(w.requantized for w in run.weights.values()):
-        yield _error(run, fraction)
+        yield _error(run)
 
 
 def _bits(run: _Run, fraction: float) -> Check:
@@ -173,7 +183,7 @@ def _bits(run: _Run, fraction: float) -> Check:
     )  # fmt: skip
 
 
-def _error(run: _Run, fraction: float) -> Check:
+def _error(run: _Run) -> Check:
     found = {n: w for n, w in run.weights.items() if w.requantized}
     problems = [*_differences(found), *_disagreements(run, found)]
     worst = max(found.values(), key=lambda w: w.relative_rms)
@@ -181,8 +191,8 @@ def _error(run: _Run, fraction: float) -> Check:
     rms = math.sqrt(squares / power) if power else 0.0
     return Check.of(
         "against: error",
-        f"{len(found):,} weights encoded anew, each number within half a step; relative rms error "
-        f"{rms:.5g}, of the worst weight {worst.relative_rms:.5g} ({fraction:.1%} compared)",
+        f"{len(found):,} weights encoded anew, held against half a step of their codes; relative "
+        f"rms error {rms:.5g}, of the worst weight {worst.relative_rms:.5g}",
         problems,
         weights=len(found), relative_rms=rms, worst_relative_rms=worst.relative_rms,
         max_abs=max(w.most for w in found.values()),

@@ -1,24 +1,7 @@
-"""Units of comparison: a box of a weight of DST, read, held against what SRC says it should be.
-
-What a code may be off by, where DST was encoded anew (:class:`Requantized`), is said by its own
-scale: it must be the nearest code, or the number differs by more than half a step.
-
-- ``float``, ``int`` and four-bit codes: half the gap to the neighbouring value, times the scale;
-  the largest code also stands for what a search for scales clips (:func:`.numbers.limits`).
-- SLACK of the number itself: other tools divide in BF16, which rounds quotient and scale by 2**-9
-  each, and so takes a number that lies near the middle for its other side.
-- Integer codes that no manifest of ours names (GPTQ, AWQ, llm-compressor) need not be the nearest:
-  their encoders make up for one code's error by others. There the root mean square of what
-  every 128 x 128 tile is off by is at most a step (four times what rounding alone gives).
-
-So a scale that is wrong by a factor of two puts every number off by half of itself at least, 8
-times the half step of e4m3 (1/16), and a grid of scales that is shifted by one shows as soon as two
-neighbours differ by more than SLACK.
-"""
+"""Units of comparison: a box of a weight of DST, read, held against what SRC says it should be."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,13 +10,9 @@ import numpy as np
 from ..errors import shown
 from . import loops
 from .decoders import Codes, decode, sound
-from .numbers import Array, as_float32, limits, to_bfloat16, values
+from .numbers import Array, as_float32, to_bfloat16, values
 from .sides import Held
 from .stored import Box, Files, Leaf, Piece, Place, Shape, coordinates, shifted
-
-SLACK = 2.0**-7
-TILE = 128
-STEPS = 1.0  # of a tile of codes that need not be the nearest
 
 
 class Found(NamedTuple):
@@ -143,7 +122,7 @@ class Decoded(_OfLeaf):
 
     def compare(self, dst: Files, src: Files) -> Found:
         """See the class."""
-        codes = _codes(src, self.source, self.whole)
+        codes = codes_of(src, self.source, self.whole)
         stored = dst.leaf(self.leaf, self.box).reshape(codes.codes.shape)
         if self.place.dtype == "BF16":
             wrong, first = loops.bf16_differences(*codes.arrays, sound(stored))
@@ -165,12 +144,6 @@ class ShapeOf(Unit):
     codes: Place
     shape: Shape
 
-    def __init__(self, weight: str, place: Place, codes: Place, shape: Shape) -> None:
-        nbytes = sum(leaf.nbytes for leaf in place.leaves)
-        for name, value in (("weight", weight), ("nbytes", nbytes), ("place", place),
-                            ("codes", codes), ("shape", shape)):  # fmt: skip
-            object.__setattr__(self, name, value)
-
     def compare(self, dst: Files, src: Files) -> Found:
         """See the class."""
         per = self.shape[-1] // max(self.codes.shape[-1], 1)
@@ -185,76 +158,16 @@ class ShapeOf(Unit):
         return Found()
 
 
-@dataclass(frozen=True)
-class Requantized(Unit):
-    """Codes of DST, encoded from what SRC has. ``exact``: the manifest says that no number
-    changed; ``free``: the codes need not be the nearest."""
-
-    held: Held
-    box: Box
-    source: Held
-    exact: bool
-    free: bool
-
-    def compare(self, dst: Files, src: Files) -> Found:
-        """See the module."""
-        whole = shifted(self.box, self.held.axis, self.held.begin)
-        codes, wanted = _codes(dst, self.held, self.box), _numbers(src, self.source, whole)
-        numbers = codes.numbers()
-        above, below = limits(codes.element)
-        slack = SLACK
-        if self.exact:
-            above, below, slack = np.zeros_like(above), np.zeros_like(below), 0.0
-        wrong, first, squares, power, most = loops.misfits(
-            numbers, wanted, sound(codes.codes), above, below, sound(codes.scales),
-            codes.down, codes.across, slack,
-        )  # fmt: skip
-        text = self._words(codes, numbers, wanted, first, whole) if wrong else ""
-        if self.free and math.isfinite(squares):
-            wrong, text = self._tiles(codes, numbers, wanted, whole)
-        return Found(wrong, text, squares, power, most, numbers.size)
-
-    def _words(self, codes: Codes, numbers: Array, wanted: Array, first: int, whole: Box) -> str:
-        i, j = np.unravel_index(first, numbers.shape)
-        code, scale = codes.codes[i, j], codes.scales[codes.down[i], codes.across[j]]
-        width = 1 if codes.element.startswith(("e2m1", "uint4")) else 2
-        at, rule = coordinates(whole, first), "exact" if self.exact else "within half a step"
-        return (
-            f"{shown(self.weight)[1:-1]} {at}: is {numbers[i, j]:.6g} (code {code:#0{width + 2}x}, "
-            f"scale {scale:.6g}), expected {wanted[i, j]:.6g} ({_hex(wanted[i, j])}) {rule}"
-        )
-
-    def _tiles(self, codes: Codes, numbers: Array, wanted: Array, whole: Box) -> tuple[int, str]:
-        """Tiles whose numbers are off by more than STEPS steps, as a root mean square."""
-        steps = np.abs(codes.scales[codes.down][:, codes.across]).astype(np.float64)
-        off = np.square(numbers.astype(np.float64) - wanted)
-        rows, columns = (np.arange(0, n, TILE) for n in numbers.shape)
-        error, limit = (
-            np.add.reduceat(np.add.reduceat(a, rows, 0), columns, 1)
-            for a in (off, np.square(STEPS * steps))
-        )
-        bad = np.argwhere(~(error <= limit))
-        if not len(bad):
-            return 0, ""
-        r, c = (int(n) * TILE for n in bad[0])
-        tile = (slice(r, r + TILE), slice(c, c + TILE))
-        place = int(np.argmax(off[tile]))
-        i, j = np.unravel_index(place, off[tile].shape)
-        flat = (r + int(i)) * numbers.shape[1] + c + int(j)
-        text = self._words(codes, numbers, wanted, flat, whole)
-        return len(bad), f"{text}; of its tile the root mean square is beyond a step"
-
-
-def _codes(files: Files, held: Held, box: Box) -> Codes:
+def codes_of(files: Files, held: Held, box: Box) -> Codes:
+    """The codes of a box of a coded weight."""
     return decode(files, held.codec.to_dict(), held.parts, held.shape, box)
 
 
-def _numbers(files: Files, held: Held, box: Box) -> Array:
+def numbers_of(files: Files, held: Held, box: Box) -> Array:
     """float32 [r, c], whether in codes or not."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if held.coded:
-            return _codes(files, held, box).numbers()
-        stored = as_float32(files.read(held.parts[0], box), held.parts[0].dtype)
+    if held.coded:
+        return codes_of(files, held, box).numbers()
+    stored = as_float32(files.read(held.parts[0], box), held.parts[0].dtype)
     return sound(stored.reshape(-1, stored.shape[-1]))
 
 
@@ -283,7 +196,3 @@ def said(dtype: str, stored: np.generic) -> str:
     else:
         text = f"{one[0]}"
     return f"{text} ({bits[0]:#0{2 * one.dtype.itemsize + 2}x})"
-
-
-def _hex(number: np.floating) -> str:
-    return f"{np.float32(number).view(np.uint32):#010x}"

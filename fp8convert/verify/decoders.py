@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import DataError, shown
 from . import loops
 from .numbers import Array, as_float32, values
 from .stored import Box, Files, Place, Shape
@@ -75,10 +76,19 @@ def sound(array: Array) -> Array:
 def decode(files: Files, facts: Facts, places: tuple[Place, ...], shape: Shape, box: Box) -> Codes:
     """The codes of ``box`` of a coded weight of ``shape``: one matrix, or rows of one expert's.
 
-    ``places`` are in the order of the codec's roles. KeyError if no decoder knows the codec.
+    ``places`` are in the order of the codec's roles. KeyError if no decoder knows the codec;
+    DataError if an element has no scale.
     """
     parts = tuple(Part(files, place) for place in places)
-    return DECODERS[facts["codec"]](facts, parts, shape, box)
+    with np.errstate(all="ignore"):
+        found = DECODERS[facts["codec"]](facts, parts, shape, box)
+    groups = found.scales.shape[1]
+    if found.across.size and not 0 <= found.across.min() <= found.across.max() < groups:
+        raise DataError(
+            f"{shown(places[0].name)}: columns in groups {found.across.min()} to "
+            f"{found.across.max()}, expected 0 to {groups - 1}"
+        )
+    return found
 
 
 def blocks(facts: Facts, parts: tuple[Part, ...], shape: Shape, box: Box) -> Codes:

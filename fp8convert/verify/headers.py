@@ -25,7 +25,7 @@ def check_headers(survey: Survey) -> tuple[Check, dict[str, Metadata]]:
             metadata[file] = found
     count = sum(map(len, survey.tensors.values()))
     files = len(survey.tensors) + len(survey.broken)
-    detail = f"{count:,} tensors in {files:,} files, as the safetensors library reads them"
+    detail = f"{count:,} tensors in {files:,} files, read by this and the safetensors library"
     return Check.of(NAME, detail, problems, files=files, tensors=count), metadata
 
 

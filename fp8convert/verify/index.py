@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from .. import ranksets
 from ..catalogue import Catalogue, open_catalogue
 from ..codecs.base import Stored
-from ..errors import Fp8ConvertError, listed, shown
+from ..errors import FormatError, Fp8ConvertError, listed, shown
 from ..layouts.deepseek import RANK_FILE
 from ..layouts.hf import INDEX
 from ..ranksets import RankSet, Spread
@@ -24,6 +24,8 @@ def check_index(survey: Survey) -> tuple[Check, Catalogue | None]:
     Ranks that cannot be put together have no catalogue: each is compared with ``tp.json``.
     """
     problems = [survey.ranks_wrong] if survey.ranks_wrong else []
+    if survey.unrelated and not problems:
+        problems.append(f"there are folders of ranks, but no {ranksets.TP} beside them")
     warnings: list[str] = []
     for home in survey.homes:
         problems += _home(home, survey)
@@ -36,7 +38,6 @@ def check_index(survey: Survey) -> tuple[Check, Catalogue | None]:
             catalogue, problems = _opened(survey)
     elif not problems:
         warnings.append(f"{survey.incomplete}: what they should hold is not compared")
-    problems += _homes_of_none(survey)
     return Check.of(NAME, _detail(survey), problems, warnings), catalogue
 
 
@@ -44,19 +45,12 @@ def _detail(survey: Survey) -> str:
     files = len(survey.members)
     if survey.ranks:
         said = survey.ranks
-        apart = ", which cannot be put together" if said.apart else ""
-        return f"{said.ranks} ranks of layout {said.layout} in {files:,} files, as tp.json{apart}"
+        apart = "; they cannot be put together" if said.apart else ""
+        return f"{said.ranks} ranks of layout {said.layout}, {files:,} files, and tp.json{apart}"
     if survey.homes[0].weight_map is None:
         return f"no index: {files:,} files"
     names = len(survey.homes[0].weight_map)
-    return f"{names:,} tensors, each in the one of {files:,} files that the index says; total_size"
-
-
-def _homes_of_none(survey: Survey) -> Iterator[str]:
-    """Folders of ranks without anything that says what they are parts of."""
-    if survey.homes[0].prefix and not survey.ranks and not survey.ranks_wrong:
-        folders = listed(h.prefix.rstrip("/") for h in survey.homes)
-        yield f"folders of ranks {folders}, but no {ranksets.TP}, expected beside them"
+    return f"{names:,} tensors of {files:,} files, where the index has them; total_size"
 
 
 def _home(home: Home, survey: Survey) -> Iterator[str]:
@@ -141,7 +135,16 @@ def _beside(home: Home) -> Iterator[str]:
 
 
 def _opened(survey: Survey) -> tuple[Catalogue | None, list[str]]:
-    """As every other command opens it: names, ranks, links, and what else it refuses."""
+    """As every other command opens it: names, ranks, links, and what else it refuses.
+
+    Not without a sound config.json, of which another check speaks.
+    """
+    try:
+        survey.declared(survey.config_home)
+    except FormatError:
+        return None, []
+    if survey.lacks_config:
+        return None, []
     try:
         return open_catalogue(survey.folder.root), []
     except Fp8ConvertError as e:

@@ -56,7 +56,8 @@ def _layers(facts: Facts) -> tuple[set[int], int]:
 def _mtp(facts: Facts, found: int) -> Iterator[Wrong]:
     """vLLM and SGLang look for as many as are declared, once speculation is asked for.
 
-    Only for DeepSeek's key the count is always that of the file: others publish more than there is.
+    Only a warning where there are none: transformers leaves them out and keeps the count. And for
+    keys other than DeepSeek's, whose publishers do the same.
     """
     said = facts.integer(*MTP_KEYS)
     if said is None:
@@ -65,7 +66,8 @@ def _mtp(facts: Facts, found: int) -> Iterator[Wrong]:
         return
     where, count = said
     if count != found:
-        yield Wrong(f"{where} is {count}, found {found} MTP layers", where.endswith(MTP_KEYS[0]))
+        serious = found > 0 and where.endswith(MTP_KEYS[0])
+        yield Wrong(f"{where} is {count}, found {found} MTP layers", serious)
 
 
 def experts(facts: Facts) -> Iterator[Wrong]:

@@ -98,7 +98,8 @@ def as_float32(stored: Array, dtype: str) -> Array:
         return numbers
     if dtype in ("F8_E8M0", "U8"):
         powers = np.ldexp(np.float32(1), stored.astype(np.int32) - 127)
-        return np.where(stored == 255, NAN, powers)
+        exponents: Array = np.where(stored == 255, NAN, powers)
+        return exponents
     return stored.astype(np.float32)  # F16, I8
 
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..classes import mtp_layer
-from ..declared import layers_of
+from ..declared import layers_of, mapping
 from ..errors import listed, shown
-from .comparing import Bytes, Copies, Decoded, Padding, Requantized, ShapeOf, Unit
+from .comparing import Bytes, Copies, Decoded, Padding, ShapeOf, Unit
 from .decoders import DECODERS
+from .nearest import Requantized
 from .sides import Held, Side
 from .stored import Box, Leaf, Piece, Place, boxes, size
 
@@ -57,7 +58,9 @@ class Pairing:
         extra = [name for name in dst if name not in src]
         self.problems += [f"{shown(n)} is not in the source" for n in sorted(extra)]
         if left_out:
-            self.notes.append(f"left out of MTP layers, {len(left_out):,} weights: {listed(left_out)}")
+            self.notes.append(
+                f"left out of MTP layers, {len(left_out):,} weights: {listed(left_out)}"
+            )
         for name in self.dst.beside:
             if name not in self.src.beside:
                 self.notes.append(f"{shown(name)}, a scale of activations, is not in the source")
@@ -71,8 +74,10 @@ class Pairing:
         if mtp_layer(name, layers_of(self.src.declared.config)) is None:
             return False
         config = self.dst.declared.config
+        places = (config, mapping(config.get("text_config")))
+        counted = any(place.get("num_nextn_predict_layers") for place in places)
         tied = name.startswith("mtp.") and name.endswith((".embed.weight", ".head.weight"))
-        return tied or not config.get("num_nextn_predict_layers")
+        return tied or not counted
 
     def _kind(self, name: str) -> str:
         """``bytes``, ``decoded``, ``requantized``; or "", a problem being noted."""
@@ -121,7 +126,7 @@ class Pairing:
         """Bytes of DST that :meth:`units` has without sampling."""
         held = [*self.dst.weights.values(), *(h for of in self.dst.apart.values() for h in of)]
         places = [p for h in held for p in h.parts] + list(self.dst.beside.values())
-        return sum(leaf.nbytes for place in places for leaf in place.leaves)
+        return sum(map(_nbytes, places))
 
     def _bytes(self, name: str) -> Iterator[Unit]:
         dst, src = self.dst.weights[name], self.src.weights[name]
@@ -129,7 +134,7 @@ class Pairing:
             if d.value is None:
                 yield from self._tensor(name, d, s)
             else:
-                yield ShapeOf(name, d, dst.parts[0], dst.shape)
+                yield ShapeOf(name, _nbytes(d), d, dst.parts[0], dst.shape)
 
     def _tensor(self, name: str, dst: Place, src: Place) -> Iterator[Unit]:
         if (dst.dtype, dst.shape) != (src.dtype, src.shape):
@@ -159,11 +164,11 @@ class Pairing:
             for box in self._chosen(held.shape, f"{name} {rank}", len(held.shape) - 2):
                 part = nbytes * size(box) // max(math.prod(held.shape), 1)
                 yield Requantized(name, part, held, box, src, exact, free)
-            for place in held.parts:
+            for role, place in zip(held.codec.roles, held.parts, strict=True):
                 yield from self._copies(name, place)
                 yield from self._padding(name, place)
-                if place.value is not None:
-                    yield ShapeOf(name, place, held.parts[0], held.shape)
+                if role == "shape":
+                    yield ShapeOf(name, 0, place, held.parts[0], held.shape)
 
     def _copies(self, name: str, place: Place) -> Iterator[Unit]:
         """What several ranks have is the same on each."""
@@ -206,6 +211,10 @@ def _extents(place: Place) -> Iterator[tuple[Piece, Leaf, tuple[int, ...]]]:
 
 def _share(leaf: Leaf, box: Box) -> int:
     return leaf.nbytes * size(box) // max(math.prod(leaf.held), 1)
+
+
+def _nbytes(place: Place) -> int:
+    return sum(leaf.nbytes for leaf in place.leaves)
 
 
 def _same_form(dst: Held, src: Held) -> bool:

@@ -22,6 +22,7 @@ from .scales import Understood, View, check_scales, understood, views
 from .survey import Survey
 from .values import Found, Reading, check_values
 
+NOT_UNDERSTOOD = "the ranks are not understood"
 RULES: tuple[config.Rule, ...] = (
     config.declared_iff_coded, config.dtype, config.powers_of_two, config.native_fields,
     config.router_bias, layers.layers, layers.experts, layers.vocabulary, layers.head,
@@ -92,8 +93,7 @@ class Run:
     def _views(self, catalogue: Catalogue | None) -> tuple[list[View], Understood | Check]:
         """What codes and scales are looked for in, and what they are; or why they are not."""
         found = self.survey
-        joined = found.ranks and not found.ranks.apart
-        if why := found.incomplete or (joined and catalogue is None and "the ranks do not fit"):
+        if why := self._unfit(catalogue):
             return [], Check.skipped(SCALES, why)
         try:
             seen = views(found, catalogue)
@@ -101,21 +101,29 @@ class Run:
             return [], Check.skipped(SCALES, str(e))
         return seen, understood(seen)
 
+    def _unfit(self, catalogue: Catalogue | None) -> str:
+        """Why it is not known what all files hold together; "" if it is."""
+        found = self.survey
+        joined = found.ranks is not None and not found.ranks.apart and catalogue is None
+        if found.lacks_config:
+            return f"no {CONFIG}"
+        return found.incomplete or (NOT_UNDERSTOOD if joined or found.unrelated else "")
+
     def _config(
         self, seen: list[View], known: Understood, met: Found, metadata: Mapping[str, Metadata]
     ) -> Check:
         found, home = self.survey, self.survey.config_home
-        if not found.folder.has(home + CONFIG):
-            if found.named_by_rank:
-                return Check.skipped(config.NAME, f"no {CONFIG} beside the rank files")
+        if found.lacks_config:
             missing = f"{home}{CONFIG} is missing from {shown(found.folder.root)}"
-            return Check.of(config.NAME, "", [missing])
+            return Check.of(config.NAME, f"no {CONFIG}", [missing])
+        if not found.folder.has(home + CONFIG):
+            return Check.skipped(config.NAME, f"no {CONFIG} beside the rank files")
         try:
             said = found.declared(home)
         except FormatError as e:
             return Check.of(config.NAME, f"{home}{CONFIG} cannot be read", [str(e)])
         if not seen:
-            return Check.skipped(config.NAME, found.incomplete or "the ranks do not fit")
+            return Check.skipped(config.NAME, found.incomplete or NOT_UNDERSTOOD)
         alike = [wrong for h in found.homes[1:] if (wrong := self._unlike(h.prefix, home))]
         facts = config.Facts(
             said, self._whole(seen), known.weights, known.declared_only, met.uneven,

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from .. import ranksets, schemes
 from ..catalogue import CONFIG, Catalogue, open_catalogue
 from ..codecs.base import COPIES, Codec, Stored
-from ..codecs.raw import Raw
 from ..declared import SIDECARS, Declared, declared
 from ..dtypes import DTYPES
 from ..errors import FormatError, SchemeError, listed, shown
@@ -28,8 +27,6 @@ from ..shards import read_json
 from ..unsharder import whole_names
 from .spreads import Spreading, tensors_of_ranks
 from .stored import Leaf, Piece, Place, Shape
-
-RAW = Raw()
 
 
 class Held(NamedTuple):
@@ -51,7 +48,7 @@ class Held(NamedTuple):
 class Side:
     """A checkpoint. ``problems`` are what bars reading it whole; ``apart`` are weights whose ranks
     have scales of their own; ``beside`` are scales of activations; ``quantized`` is what its
-    manifest says of the weights that were encoded."""
+    manifest says of the weights that were encoded; ``bare``: DeepSeek's own rank files."""
 
     root: str
     declared: Declared
@@ -60,7 +57,7 @@ class Side:
     problems: tuple[str, ...] = ()
     apart: Mapping[str, tuple[Held, ...]] = field(default_factory=dict)
     quantized: Mapping[str, Any] = field(default_factory=dict)
-    layout: str = "hf"
+    bare: bool = False
 
 
 def opened(path: str | os.PathLike[str], names_of: str | None = None) -> Side:
@@ -83,16 +80,11 @@ def _whole(path: str | os.PathLike[str], names_of: str | None) -> Side:
     if names_of is not None and found.declared.ranks:
         found = whole_names(found, names_of)
     places = {t.name: _place(t, found, inside) for t in found.tensors.values()}
-    reading = _scheme(found.declared, found.tensors).read(found.tensors, found.shard_names)
-    layout = "deepseek" if found.declared.ranks else "hf"
+    reading = schemes.detect(found.declared, found.tensors).read(found.tensors, found.shard_names)
     return Side(
         str(found.folder.root), found.declared, _held(reading, places), _beside(reading, places),
-        reading.problems, layout=layout,
+        reading.problems, bare=found.declared.ranks > 0,
     )  # fmt: skip
-
-
-def _scheme(said: Declared, tensors: Mapping[str, Stored]) -> Scheme:
-    return schemes.detect(said, tensors)
 
 
 def _held(reading: Reading, places: Mapping[str, Place]) -> dict[str, Held]:
@@ -147,14 +139,14 @@ def _ranks(folder: Folder) -> Side:
     problems = [*spreading.problems, *spreading.leftovers()]
     declaration = declared(config, sidecars)
     whole = {name: _stored(place.name, place.dtype, place.shape) for name, place in places.items()}
-    scheme = _scheme(declaration, whole)
+    scheme = schemes.detect(declaration, whole)
     apart = _apart(scheme, said.apart, said.ranks, places)
     own = {p.name for parts in apart.values() for held in parts for p in held.parts}
     reading = scheme.read({n: t for n, t in whole.items() if n not in own}, [ranksets.TP])
     problems += [p for p in reading.problems if p != scheme.nothing_coded() or not apart]
     return Side(
         str(folder.root), declaration, _held(reading, places), _beside(reading, places),
-        tuple(problems), apart, layout=said.layout,
+        tuple(problems), apart,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from .numbers import Array
 Box = tuple[tuple[int, int], ...]
 Shape = tuple[int, ...]
 
-MAPPED = 64 << 20  # bytes looked at before files are mapped anew: their pages count as memory
+MAPPED = 32 << 20  # bytes looked at before files are mapped anew: their pages count as memory
 
 
 class Leaf(NamedTuple):
@@ -88,7 +88,7 @@ class Files:
 
     def leaf(self, leaf: Leaf, box: Box) -> Array:
         """A box of a tensor: 16-bit floats as uint16 (F16 as float16), 8-bit ones as uint8."""
-        part = self._whole(leaf)[_slices(box)]
+        part = np.asarray(self._whole(leaf)[_slices(box)])
         self._seen += part.nbytes
         return part
 

@@ -84,6 +84,16 @@ class Survey:
             return f"{listed(lost)} cannot be read"
         return ""
 
+    @property
+    def lacks_config(self) -> bool:
+        """Whether there is no config.json, and nothing that could do without."""
+        return not (self.folder.has(self.config_home + CONFIG) or self.named_by_rank)
+
+    @property
+    def unrelated(self) -> bool:
+        """Whether there are folders of ranks, and nothing that says what they are parts of."""
+        return bool(self.homes[0].prefix) and self.ranks is None
+
     def units(self) -> Iterator[list[str]]:
         """Files within which a name is there once: a folder's, or one rank's."""
         for home in self.homes:

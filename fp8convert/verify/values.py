@@ -93,7 +93,7 @@ def check_values(survey: Survey, how: Reading) -> tuple[Check, Found]:
         return Check.skipped(NAME, f"not all: {survey.incomplete}"), found
     tensors = len({(j.file, b.name) for j in jobs for b in j.bands})
     part = "all rows" if how.sample == 1 else f"a sample of {how.sample:g}, seed {how.seed}"
-    detail = f"{tensors:,} tensors of floats, codes and scales, {part}: finite, scales above 0"
+    detail = f"{tensors:,} tensors of floats, codes and scales, {part}"
     counts = {"tensors": tensors, "bytes": tally.done, "sample": how.sample}
     return Check.of(NAME, detail, found.problems, found.warnings, **counts), found
 

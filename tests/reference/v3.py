@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file
@@ -17,10 +19,8 @@ from transformers.modeling_layers import MtpLayer
 
 from fp8convert.checkpoint import open_checkpoint
 from fp8convert.layouts.parallel import Parallel
-from fp8convert.reference.config import Config
-from fp8convert.reference.deepseek_v3 import DeepSeekV3
 from fp8convert.reference.groups import Threads
-from fp8convert.reference.run import build, logits_of, steps
+from fp8convert.reference.run import build, steps
 from fp8convert.reference.source import Named
 from fp8convert.reference.weights import Weights
 
@@ -74,7 +74,7 @@ V3: dict[str, Any] = {
 V32 = V3 | {
     "architectures": ["DeepseekV32ForCausalLM"],
     "index_head_dim": 16,
-    "index_n_heads": 4,
+    "index_n_heads": 8,
     "index_topk": 6,
     "model_type": "deepseek_v32",
 }
@@ -135,27 +135,26 @@ def transformers(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     return model.eval()
 
 
-def opened(
-    case: Case, compute: str = "fp32", without: str = "", absorbed: bool = False, **fields: Any
-) -> Any:
-    """Our model of it, without weights whose name contains ``without``."""
-    checkpoint = open_checkpoint(case.folder)
-    weights = Weights(Hiding(checkpoint, without), compute)
-    if absorbed:
-        assert isinstance(made := build(case.config | fields, weights), DeepSeekV3)
-        return type(made)(made.config, weights, absorbed=True)
-    return build(case.config | fields, weights)
+def opened(case: Case, compute: str = "fp32", without: str = "$^", **fields: Any) -> Any:
+    """Our model of it with these fields, without weights whose names match a pattern."""
+    source = Hiding(open_checkpoint(case.folder), without)
+    return build(case.config | fields, Weights(source, compute))
+
+
+def absorbed(model: Any) -> Any:
+    """The same model in the other form of attention."""
+    return type(model)(model.config, model.w, absorbed=True)
 
 
 class Hiding(Named):
-    """A checkpoint that lacks some weights."""
+    """A checkpoint that lacks the weights whose names match a pattern."""
 
     def __init__(self, checkpoint: Any, without: str) -> None:
         super().__init__(checkpoint)
         self.without = without
 
     def __contains__(self, name: str) -> bool:
-        return super().__contains__(name) and not (self.without and self.without in name)
+        return super().__contains__(name) and not re.search(self.without, name)
 
 
 class Memory:
@@ -269,31 +268,67 @@ def on_ranks(
     return group.run(one)
 
 
-def margins(case: Case, tokens: Tensor = TOKENS) -> float:
-    """The least distance, in transformers' routers, of what is chosen from the best not chosen.
+@torch.no_grad()
+def router_scores(model: Any, tokens: Tensor = TOKENS) -> list[tuple[Any, Tensor]]:
+    """transformers' routers, and their scores [t, e], with the bias."""
+    gates = [layer.mlp.gate for layer in model.model.layers if hasattr(layer.mlp, "gate")]
+    with outputs(*gates) as found:
+        model(tokens, use_cache=False)
+    pairs = zip(gates, found, strict=True)
+    return [(gate, out[0].sigmoid() + gate.e_score_correction_bias) for gate, out in pairs]
 
-    Of groups and of experts in the groups: rounding that moves scores by less changes no choice.
-    """
-    gates = [layer.mlp.gate for layer in case.oracle.model.layers if hasattr(layer.mlp, "gate")]
-    with torch.no_grad(), outputs(*gates) as found:
-        case.oracle(tokens, use_cache=False)
+
+def router_margin(scored: list[tuple[Any, Tensor]]) -> float:
+    """How far all scores may move before another group or another expert is chosen."""
     gaps = []
-    for gate, out in zip(gates, found, strict=True):
-        scores = out[0].float().sigmoid() + gate.e_score_correction_bias
+    for gate, scores in scored:
         groups = scores.view(len(scores), gate.num_group, -1)
         by_group = groups.topk(2).values.sum(-1)
         if gate.topk_group < gate.num_group:
-            gaps.append(gap(by_group, gate.topk_group) / 2)  # a sum of two scores
+            gaps.append(_gap(by_group, gate.topk_group) / 4)  # two sums of two scores
         kept = by_group >= by_group.topk(gate.topk_group).values[:, -1:]
         within = groups.masked_fill(~kept[..., None], float("-inf")).flatten(1)
-        gaps.append(gap(within, gate.top_k))
+        gaps.append(_gap(within, gate.top_k) / 2)
     return min(gaps)
 
 
-def gap(scores: Tensor, best: int) -> float:
+@torch.no_grad()
+def index_scores(run: Callable[[Tensor], Any], tokens: Tensor = TOKENS) -> list[Tensor]:
+    """What [b, l, l] a run, of transformers' V3.2 or of ours, has its best taken of, by layer."""
+    found: list[Tensor] = []
+    real, length = torch.Tensor.topk, tokens.shape[1]
+
+    def topk(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.shape[1:] == (length, length):
+            found.append(self)
+        return real(self, *args, **kwargs)
+
+    with patch.object(torch.Tensor, "topk", topk):
+        run(tokens)
+    return found
+
+
+def index_safety(scores: list[Tensor], rounded: list[Tensor], best: int) -> float:
+    """By how much what is chosen is further from what is not, than rounding moves scores: of the
+    queries that see more than ``best`` tokens that for which it is least."""
+    found = []
+    for exact, other in zip(scores, rounded, strict=True):
+        for t in range(best, exact.shape[1]):
+            noise = (other[:, t, : t + 1] - exact[:, t, : t + 1]).abs().max()
+            found.append(float(_gap(exact[:, t, : t + 1], best) / (2 * noise)))
+    return min(found)
+
+
+def _gap(scores: Tensor, best: int) -> float:
     """Of the last of the ``best`` from the first that is not."""
     ordered = scores.sort(-1, descending=True).values
     return float((ordered[..., best - 1] - ordered[..., best]).min())
+
+
+def moved(found: list[Tensor], wanted: list[Tensor]) -> float:
+    """How far a score is from what it should be, at most, where it is not masked."""
+    pairs = zip(found, wanted, strict=True)
+    return max(float((a - b)[b > -1e30].abs().max()) for a, b in pairs)
 
 
 def check(found: list[Tensor], wanted: list[Tensor], bound: float) -> None:
@@ -302,12 +337,16 @@ def check(found: list[Tensor], wanted: list[Tensor], bound: float) -> None:
     assert max(errors) < bound, errors
 
 
-def logits(model: Any, tokens: Tensor = TOKENS) -> Tensor:
-    return logits_of(model, tokens)
+def same(found: list[Tensor], wanted: list[Tensor]) -> bool:
+    """Bit for bit."""
+    return all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-def config_of(fields: dict[str, Any]) -> Config:
-    return Config(fields)
+def as_bf16(name: str, tensor: Tensor) -> Tensor:
+    """Values that BF16 holds; routers that rounding moves little, their choices further apart."""
+    if name.endswith("e_score_correction_bias"):
+        return tensor * 6
+    return (tensor / 4 if name.endswith("gate.weight") else tensor).bfloat16().float()
 
 
 def _empty(config: dict[str, Any], layers: int) -> Any:

@@ -15,14 +15,16 @@ from fp8convert.samples.deepseek_v4 import _model
 
 from ..checkpoints import write
 
+torch.set_num_threads(1)  # tensors are small here: threads would only wait for each other
+
 # All kinds of attention, with a router by hash and a learned one; YaRN's ramp inside the few
-# channels that are turned; a limit that cuts.
+# channels that are turned; a limit that cuts; epsilons that are more than rounding.
 CONFIG: dict[str, Any] = {
     "architectures": ["DeepseekV4ForCausalLM"],
     "attention_bias": False,
     "compress_ratios": [0, 4, 128, 0, 4, 0],
     "compress_rope_theta": 160000,
-    "hc_eps": 1e-6,
+    "hc_eps": 1e-3,
     "hc_mult": 4,
     "hc_sinkhorn_iters": 20,
     "head_dim": 32,
@@ -47,7 +49,7 @@ CONFIG: dict[str, Any] = {
     "o_lora_rank": 12,
     "q_lora_rank": 20,
     "qk_rope_head_dim": 8,
-    "rms_norm_eps": 1e-6,
+    "rms_norm_eps": 1e-3,
     "rope_scaling": {
         "beta_fast": 4,
         "beta_slow": 1,
@@ -125,22 +127,26 @@ def margins(model: DeepseekV4ForCausalLM, tokens: Tensor) -> tuple[float, float]
 
     Rounding below that changes no choice. Infinite where nothing is left out.
     """
-    layers = model.model.layers
-    gates = [layer.mlp.gate for layer in layers if not layer.mlp.is_hash]
-    sparse = [layer for layer in layers if layer.self_attn.layer_type.startswith("compressed_s")]
+    gates = [layer.mlp.gate for layer in model.model.layers if not layer.mlp.is_hash]
     with torch.no_grad(), outputs(*gates) as routed:
         model(tokens, use_cache=False)
-    scorers = [layer.self_attn.compressor.indexer.scorer for layer in sparse]
-    with torch.no_grad(), outputs(*scorers) as scored:
-        model(tokens, use_cache=False)
-    by_router = [
-        _gap(torch.nn.functional.softplus(out[0].float()).sqrt() + gate.e_score_correction_bias,
-             gate.top_k)
-        for out, gate in zip(routed, gates, strict=True)
-    ]  # fmt: skip
+    by_router = []
+    for (logits, *_), gate in zip(routed, gates, strict=True):
+        scores = torch.nn.functional.softplus(logits.float()).sqrt()
+        by_router.append(_gap(scores + gate.e_score_correction_bias, gate.top_k))
     ready = (torch.arange(tokens.shape[1]) + 1) // 4
-    by_indexer = [_gap_of_ready(scores, ready, model.config.index_topk) for scores in scored]
+    best = model.config.index_topk
+    by_indexer = [_gap_of_ready(scores, ready, best) for scores in index_scores(model, tokens)]
     return min(by_router), min(by_indexer)
+
+
+def index_scores(model: DeepseekV4ForCausalLM, tokens: Tensor) -> list[Tensor]:
+    """Of every layer with an indexer: scores [b, l, s] of entries."""
+    attentions = [layer.self_attn for layer in model.model.layers]
+    sparse = [a for a in attentions if a.layer_type == "compressed_sparse_attention"]
+    with torch.no_grad(), outputs(*(a.compressor.indexer.scorer for a in sparse)) as scored:
+        model(tokens, use_cache=False)
+    return scored
 
 
 def _gap_of_ready(scores: Tensor, ready: Tensor, best: int) -> float:

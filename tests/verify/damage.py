@@ -99,7 +99,8 @@ def drop(*names: str, like: str = "") -> Change:
         gone = {n for n in index["weight_map"] if n in names or (like and n.startswith(like))}
         assert gone
         for file in {index["weight_map"][n] for n in gone}:
-            store(folder / file, {n: t for n, t in load(folder / file).items() if n not in gone})
+            kept = {n: t for n, t in load(folder / file).items() if n not in gone}
+            store(folder / file, kept) if kept else (folder / file).unlink()
         _indexed(folder)
 
     return run
@@ -121,9 +122,9 @@ def _indexed(folder: Path) -> None:
     """A new index of what the shards hold."""
     weight_map, total = {}, 0
     for file in shards(folder):
-        for name, t in load(file).items():
-            weight_map[name] = file.name
-            total += t.numel() * t.element_size()
+        with safe_open(file, "pt") as f:
+            weight_map |= dict.fromkeys(f.keys(), file.name)
+        total += file.stat().st_size - 8 - int.from_bytes(file.read_bytes()[:8], "little")
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     put(folder / INDEX, json.dumps(index).encode())
 

@@ -47,4 +47,3 @@ class Made(Runs):
         if name.startswith(BARE):
             (folder / "manifest.json").unlink(missing_ok=True)
         return folder
-

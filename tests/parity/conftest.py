@@ -1,0 +1,27 @@
+"""Checkpoints that the tests share; they are read only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import fp8convert
+
+from ..sharded import tiny
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two dense layers of random weights, in float32."""
+    folder = tmp_path_factory.mktemp("parity") / "llama"
+    tiny.write("llama", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama_ranks(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, cut for two ranks."""
+    folder = tmp_path_factory.mktemp("parity") / "llama-tp2"
+    fp8convert.shard_for_tp(llama, folder, tp=2, layout="hf")
+    return folder
