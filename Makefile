@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo recipe test check bench clean
 
 setup: $(STAMP)
 
@@ -16,6 +16,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## make a sample, convert it, prove it, load it
 	$(BIN)/python -m tests.demo
+
+recipe: $(STAMP)  ## the steps of docs/ci/checkpoint.yml, on a sample
+	$(BIN)/python -m tests.recipe
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

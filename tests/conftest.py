@@ -16,7 +16,7 @@ from fp8convert.samples import make_sample
 
 from .mini import make_mini
 
-# The models of tests are tiny, and torch's threads spend longer waiting for each other than working.
+# The models of tests are tiny: torch's threads would wait for each other longer than they work.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 

@@ -22,12 +22,12 @@ def layers_of(model: Any, wanted: Sequence[int] | None) -> tuple[list[int], bool
     count = model.layers
     if wanted is None:
         return list(range(count)), True
-    most = count if model.mtp else count - 1
-    inside = all(0 <= n <= most for n in wanted)
-    if not inside or sorted(set(wanted)) != list(wanted) or wanted[:1] in ([], [count]):
+    found, most = list(wanted), count if model.mtp else count - 1
+    inside = all(0 <= n <= most for n in found)
+    if not inside or sorted(set(found)) != found or found[:1] in ([], [count]):
         mtp = f", {count} is the MTP layer" if model.mtp else ""
         raise UsageError(
-            f"layers {', '.join(map(str, wanted)) or 'none'}: expected some of 0 to {count - 1}, "
+            f"layers {', '.join(map(str, found)) or 'none'}: expected some of 0 to {count - 1}, "
             f"in order{mtp}"
         )
-    return [n for n in wanted if n < count], count in wanted
+    return [n for n in found if n < count], count in found

@@ -23,13 +23,13 @@ class Qwen3Moe(Dense):
 
     def __init__(self, config: Config, weights: Weights) -> None:
         super().__init__(config, weights)
-        same = "num_local_experts" if "num_experts" not in config.found else "num_experts"
-        self.experts = config.integer(same, least=1)
+        count = "num_local_experts" if "num_local_experts" in config.found else "num_experts"
+        self.experts = config.integer(count, least=1)
         self.chosen = config.integer("num_experts_per_tok", least=1)
         if self.chosen > self.experts:
             raise FormatError(
                 f"{config.where}: num_experts_per_tok is {self.chosen}, expected at most "
-                f"{same}, {self.experts}"
+                f"{count}, {self.experts}"
             )
         self.expert_width = config.integer("moe_intermediate_size", least=1)
         self.normed = config.flag("norm_topk_prob", False)

@@ -67,12 +67,12 @@ class Step(NamedTuple):
 def architecture(config: dict[str, Any]) -> str:
     """The model_type of a config that can be run; SchemeError lists those that can."""
     found = config.get("model_type")
-    if found not in ARCHITECTURES:
+    if not isinstance(found, str) or found not in ARCHITECTURES:
         raise SchemeError(
             f"config.json: model_type is {brief(found)}, the reference model has: "
             f"{', '.join(ARCHITECTURES)}; `fp8convert verify` checks any without running it"
         )
-    return str(found)
+    return found
 
 
 def build(config: dict[str, Any], weights: Weights) -> Model:

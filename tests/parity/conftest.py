@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import fp8convert
 
 from ..sharded import tiny
+from .commands import Run, runner
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +27,9 @@ def llama_ranks(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parity") / "llama-tp2"
     fp8convert.shard_for_tp(llama, folder, tp=2, layout="hf")
     return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """The command line."""
+    yield from runner(capsys, monkeypatch)

@@ -169,12 +169,12 @@ def config(**fields: object) -> Change:
 
 def other_rank_order(folder: Path, source: Path) -> None:
     """Files of ranks 0 and 1 under each other's names."""
-    one, other = sorted(folder.glob("model*-mp2.safetensors")) or sorted(folder.glob("rank*"))
-    if one.is_dir():
-        (one,), (other,) = one.glob("*.safetensors"), other.glob("*.safetensors")
-    os.rename(one, folder / "aside")
-    os.rename(other, one)
-    os.rename(folder / "aside", other)
+    ranks = [[f] for f in sorted(folder.glob("model*-mp2.safetensors"))]
+    ranks = ranks or [sorted((folder / f"rank{n}").glob("model*")) for n in range(2)]
+    for one, other in zip(*ranks, strict=True):
+        os.rename(one, folder / "aside")
+        os.rename(other, one)
+        os.rename(folder / "aside", other)
 
 
 def flipped_bit(w: torch.Tensor) -> torch.Tensor:

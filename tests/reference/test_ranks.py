@@ -14,11 +14,13 @@ import torch
 from fp8convert.catalogue import open_ranks
 from fp8convert.errors import DataError, FormatError, Fp8ConvertError, SchemeError, UsageError
 from fp8convert.reference.groups import Threads
-from fp8convert.reference.ranks import Ranked, one_thread, open_any
+from fp8convert.reference.ranked import Ranked, one_thread
+from fp8convert.reference.ranks import open_any
 from fp8convert.reference.run import logits_of, steps
 
 from ..sharded.families import rows_of_192
 from ..sharded.runs import runs
+from ..sharded.sources import source
 from .rank_sets import (
     Models,
     Tensors,
@@ -90,8 +92,8 @@ def logits(folder: Path, compute: str = "fp32", **options: Any) -> torch.Tensor:
 def test_ranks_are_transformers_model(
     model: str, tp: int, options: dict[str, Any], models: Models
 ) -> None:
-    source = models.model(model)
-    expected = transformers_logits(source, ids(vocabulary(source)))
+    whole = models.model(model)
+    expected = transformers_logits(whole, ids(vocabulary(whole)))
     found = logits(models.cut(model, tp, **options))
     assert apart(expected, found) <= FLOAT32
 
@@ -115,6 +117,29 @@ def test_ranks_of_v4(compute: str, tp: int, models: Models) -> None:
         assert torch.equal(expected, found)
     assert apart(expected, found) <= (FLOAT32 if compute == "fp32" else BF16)
     assert divergence(expected, found) <= BF16_KL
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("id", ["llama", "llama_awq", "llama_tied", "mistral", "qwen3_moe", "kimi"])
+def test_ranks_in_other_formats(id: str, tp: int, models: Models) -> None:
+    """Smaller blocks, four bits, a scale a tensor, tied tables."""
+    kv = source(id).config["num_attention_heads" if id == "kimi" else "num_key_value_heads"]
+    made = source(id).changed(f"{id}-run", rms_norm_eps=1e-6, num_key_value_heads=kv)
+    expected = logits(models.source(made))
+    assert apart(expected, logits(models.shard(made, tp, layout="hf"))) <= FLOAT32
+
+
+@pytest.mark.parametrize("experts", ["owner", "cut"])
+def test_ranks_of_v4_under_layout_hf(experts: str, models: Models) -> None:
+    expected = logits(models.model("sample-deepseek-v4"))
+    found = logits(models.cut("sample-deepseek-v4", 2, layout="hf", experts=experts))
+    assert apart(expected, found) <= FLOAT32
+
+
+def test_ranks_of_groups_in_activation_order_cannot_be_run_alone(models: Models) -> None:
+    made = source("qwen2_gptq").changed("qwen2_gptq-run", rms_norm_eps=1e-6)
+    with pytest.raises(SchemeError, match=r"down_proj.qweight.*scales .* are F16 \[8, 96\]"):
+        open_any(models.shard(made, 2, layout="hf"))
 
 
 @pytest.mark.parametrize(
@@ -270,8 +295,8 @@ def test_ranks_whose_files_change_places(models: Models) -> None:
 
 def test_scales_cut_by_their_own_size(models: Models) -> None:
     """As the published script cuts: 192 rows in blocks of 128, of 2 ranks."""
-    source = models.source(rows_of_192().changed("llama-192-run", rms_norm_eps=1e-6))
-    sound = models.shard_folder(source, 2, layout="hf", misaligned="bf16")
+    uncut = models.source(rows_of_192().changed("llama-192-run", rms_norm_eps=1e-6))
+    sound = models.shard_folder(uncut, 2, layout="hf", misaligned="bf16")
     folder = models.copy(sound)
     whole = {n: p for n, p in rows_of_192().tensors.items() if ".mlp.gate_proj." in n}
 
@@ -286,9 +311,9 @@ def test_scales_cut_by_their_own_size(models: Models) -> None:
     for rank in range(2):  # one file each
         (folder / f"rank{rank}" / "model.safetensors.index.json").unlink()
         merge(folder / f"rank{rank}")
-    assert apart(logits(source), logits(folder)) <= FLOAT32
+    assert apart(logits(uncut), logits(folder)) <= FLOAT32
     edit(folder, as_published)
-    assert apart(logits(source), logits(folder)) > WRONG
+    assert apart(logits(uncut), logits(folder)) > WRONG
 
 
 def merge(folder: Path) -> None:
@@ -422,9 +447,9 @@ def test_a_config_of_a_model_that_has_no_such_files(models: Models) -> None:
 
 
 def test_no_rank_set(models: Models) -> None:
-    source = models.model("qwen3")
-    assert open_ranks(source) is None
-    assert not isinstance(open_any(source), Ranked)
+    whole = models.model("qwen3")
+    assert open_ranks(whole) is None
+    assert not isinstance(open_any(whole), Ranked)
 
 
 class Processes:

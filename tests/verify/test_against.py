@@ -302,4 +302,6 @@ def test_every_format_by_its_oracle_both_ways(case: Case, tmp_path: Path) -> Non
     tensors = {n: t.bfloat16() if n in case.decoded else t for n, t in case.expected.items()}
     plain = single(tmp_path / "plain", tensors, {})
     assert passed(plain, coded)["against: bits"].counts["decoded"] == len(case.decoded)
-    assert passed(coded, plain)["against: error"].counts["weights"] == len(case.decoded)
+    exact = single(tmp_path / "exact", case.expected, {})
+    assert passed(exact, coded)["against: bits"].counts["decoded"] == len(case.decoded)
+    assert passed(coded, exact)["against: error"].counts["weights"] == len(case.decoded)
