@@ -16,10 +16,10 @@ from fp8convert.reference.deepseek_v4 import DeepSeekV4
 from fp8convert.reference.deepseek_v4_forms import saved_name
 from fp8convert.reference.ranks import open_any
 from fp8convert.reference.run import logits_of, open_model, steps
-from fp8convert.reference.weights import Weights
 from fp8convert.samples import make_sample
 
 from . import v4
+from .held import weights
 
 FLOAT32 = 1e-5  # relative to the largest value; measured: 2e-6
 FP8 = 0.2  # relative RMS from bf16; measured: 0.11
@@ -95,28 +95,6 @@ def test_two_ranks_are_the_whole(whole: Path, tmp_path: Path) -> None:
 # What is refused
 
 
-class Held:
-    """Tensors in memory, as a source of weights."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self.tensors = tensors
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.tensors
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.tensors[name].shape)
-
-    def coded(self, name: str) -> bool:
-        return False
-
-    def read(self, name: str, rows: slice | None = None) -> Any:
-        return self.tensors[name][rows or slice(None)].numpy()
-
-    def blocks(self, name: str, rows: slice) -> None:
-        raise AssertionError("only fp8 asks")
-
-
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, Tensor]:
     return v4.tensors(v4.CONFIG, 0, torch.float32)
@@ -128,7 +106,7 @@ def whole(tensors: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def _model(tensors: dict[str, Tensor], **changed: Any) -> DeepSeekV4:
-    return DeepSeekV4(Config({**v4.CONFIG, **changed}), Weights(Held(tensors), "fp32"))
+    return DeepSeekV4(Config({**v4.CONFIG, **changed}), weights(tensors))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +123,7 @@ def test_what_is_float32_in_the_model_is_not_rounded_first(
     rounded = {n: tensors[n].bfloat16().float() for n in names}
     config = Config(v4.CONFIG)
     found = [
-        logits_of(DeepSeekV4(config, Weights(Held(held), "bf16")), tokens)
+        logits_of(DeepSeekV4(config, weights(held, "bf16")), tokens)
         for held in (tensors, {**tensors, **rounded})
     ]
     assert not torch.equal(*found)

@@ -15,8 +15,6 @@ from fp8convert.samples.deepseek_v4 import _model
 
 from ..checkpoints import write
 
-torch.set_num_threads(1)  # tensors are small here: threads would only wait for each other
-
 # All kinds of attention, with a router by hash and a learned one; YaRN's ramp inside the few
 # channels that are turned; a limit that cuts; epsilons that are more than rounding.
 CONFIG: dict[str, Any] = {
