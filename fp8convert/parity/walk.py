@@ -6,9 +6,8 @@ the others :func:`follow`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,6 @@ from ..reference.weights import Fault, Weights
 STEPS = ("begin", "layer", "logits", "predict", "again", "end")
 BLOCK = 128  # rows and columns that a fault changes
 OUTPUTS = ("o_proj.weight", "wo_b.weight", "wo.weight")  # of attention, by any family's names
-T = TypeVar("T")
 Tell = Callable[[str, int, int], None]
 
 
@@ -103,53 +101,6 @@ class Walk:
     def end(self, code: int) -> None:
         """Send those who follow home, with the number that they return."""
         self._tell("end", code, 0)
-
-
-class Pair:
-    """Two walks in step: each method does it on the first, then on the second."""
-
-    def __init__(self, reference: Walk, candidate: Walk) -> None:
-        self.walks = (reference, candidate)
-        self._spent = [0.0, 0.0]
-
-    def begin(self) -> None:
-        """As :class:`Walk`."""
-        self._both(Walk.begin)
-
-    def layer(self, n: int) -> tuple[Tensor, Tensor]:
-        """States [b, l, ...]. FormatError if they are of different shapes."""
-        return _alike(self._both(lambda walk: walk.layer(n)), f"the state after layer {n}")
-
-    def logits(self) -> tuple[Tensor, Tensor]:
-        """Logits [b, l, v]; FormatError as above."""
-        return _alike(self._both(Walk.logits), "the logits")
-
-    def predict(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """States and logits of the MTP layer; FormatError as above."""
-        (state, logits), (other, found) = self._both(Walk.predict)
-        return (
-            _alike((state, other), "the state after the MTP layer"),
-            _alike((logits, found), "the MTP logits"),
-        )
-
-    def seconds(self) -> dict[str, float]:
-        """That each side took."""
-        return dict(zip(("reference", "candidate"), self._spent, strict=True))
-
-    def _both(self, step: Callable[[Walk], T]) -> tuple[T, T]:
-        found = []
-        for n, walk in enumerate(self.walks):
-            begun = time.monotonic()
-            found.append(step(walk))
-            self._spent[n] += time.monotonic() - begun
-        return found[0], found[1]
-
-
-def _alike(found: tuple[Tensor, Tensor], what: str) -> tuple[Tensor, Tensor]:
-    a, b = (list(x.shape) for x in found)
-    if a != b:
-        raise FormatError(f"{what} is {a} of REF and {b} of CANDIDATE, expected the same shape")
-    return found
 
 
 def ranks(model: Any) -> list[Weights]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from .commands import Run
 from .models import copy, nan, times
@@ -142,26 +143,41 @@ def test_what_cannot_be_compared_is_exit_code_1(llama: Path, tmp_path: Path, run
     assert "`fp8convert verify`" in done.err
 
 
-@pytest.mark.parametrize(("same", "code"), [(True, "0"), (False, "3")])
+def torchrun(folder: Path, *words: object) -> tuple[list[str], list[str]]:
+    """``fp8convert`` with ``words`` as two processes: exit codes of both, and what both said."""
+    command = f"{BIN}/fp8convert {' '.join(map(str, words))}"
+    script = f"{command} > $RANK.out 2> $RANK.err; echo $? > $RANK.code"
+    start = [BIN / "torchrun", "--no-python", "--nproc-per-node", "2", "--standalone"]
+    subprocess.run([*map(str, start), "bash", "-c", script],
+                   capture_output=True, cwd=folder, timeout=300)  # fmt: skip
+    codes = [(folder / f"{n}.code").read_text().strip() for n in (0, 1)]
+    return codes, [(folder / f"{n}.{of}").read_text() for of in ("out", "err") for n in (0, 1)]
+
+
+@pytest.mark.parametrize("same", [True, False])
 def test_processes_of_torchrun_run_a_rank_each(
-    llama: Path, other: Path, llama_ranks: Path, tmp_path: Path, same: bool, code: str
+    llama: Path, other: Path, llama_ranks: Path, tmp_path: Path, same: bool
 ) -> None:
-    reference = llama if same else other
-    script = (
-        f"{BIN}/fp8convert parity {reference} {llama_ranks} --compute fp32 --junit $RANK.xml"
-        " > $RANK.out; echo $? > $RANK.code"
-    )
-    words = [BIN / "torchrun", "--no-python", "--nproc-per-node", "2", "--standalone"]
-    done = subprocess.run(
-        [*map(str, words), "bash", "-c", script], capture_output=True, text=True, cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300,
-    )  # fmt: skip
-    codes = [(tmp_path / f"{n}.code").read_text().strip() for n in (0, 1)]
-    assert codes == [code] * 2, done.stderr
-    said = (tmp_path / "0.out").read_text()
-    assert f"verdict: {'PASS' if same else 'FAIL'} (reduction-order)" in said
-    assert "2 ranks" in said
-    assert "detected" in said
-    assert (tmp_path / "1.out").read_text() == ""
+    words = (llama if same else other, llama_ranks, "--compute", "fp32", "--junit", "$RANK.xml")
+    codes, said = torchrun(tmp_path, "parity", *words)
+    assert codes == ["0" if same else "3"] * 2, said
+    assert f"verdict: {'PASS' if same else 'FAIL'} (reduction-order)" in said[0]
+    assert "2 ranks" in said[0]
+    assert "detected" in said[0]
+    assert said[1] == ""
     assert (tmp_path / "0.xml").exists()
     assert not (tmp_path / "1.xml").exists()
+
+
+def test_an_error_of_one_process_ends_both(llama: Path, llama_ranks: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "ranks"
+    shutil.copytree(llama_ranks, broken)
+    (shard,) = (broken / "rank1").glob("*.safetensors")
+    tensors = load_file(shard)
+    del tensors["model.layers.1.self_attn.o_proj.weight"]
+    save_file(tensors, shard, metadata={"format": "pt"})
+    codes, said = torchrun(tmp_path, "parity", llama, broken)
+    assert codes == ["1", "1"], said
+    assert "o_proj.weight' is missing on rank 1" in said[3]
+    assert "error: " in said[2]
+    assert not any("Traceback" in text for text in said)

@@ -77,6 +77,15 @@ def test_frequencies_are_those_of_transformers(
         assert rope.factor == pytest.approx(factor, rel=1e-7)
 
 
+@pytest.mark.parametrize("inside", [{}, {"original_max_position_embeddings": 2048}])
+def test_the_trained_length_may_be_beside_the_settings(inside: dict[str, Any]) -> None:
+    said = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, **inside}
+    config = LlamaConfig(**BASE, rope_parameters=dict(said), **OLD)
+    expected, _ = ROPE_INIT_FUNCTIONS["yarn"](config)
+    rope = rope_of(Config({**BASE, **OLD, "rope_parameters": said}), CHANNELS)
+    torch.testing.assert_close(rope.frequencies, expected, rtol=2e-6, atol=0)
+
+
 def test_without_settings_it_is_plain() -> None:
     expected, _ = theirs("default", 1e4, {})
     for empty in ({}, {"rope_scaling": None}, {"rope_parameters": {}}):

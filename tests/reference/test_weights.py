@@ -258,8 +258,11 @@ def test_inputs_over_ranks_are_summed_and_a_bias_is_added_once() -> None:
     group = Threads(2)
     made = [weights(held, group=group.member(n)) for n, held in enumerate(cut)]
     both = group.run(lambda n: made[n].linear(x[:, n * 4 : n * 4 + 4], "o", whole=8, rows=6))
+    twice = Threads(4)  # ranks 2 and 3 have what 0 and 1 have
+    four = [weights(cut[n % 2], group=twice.member(n)) for n in range(4)]
+    shared = twice.run(lambda n: four[n].linear(x[:, n % 2 * 4 : n % 2 * 4 + 4], "o", whole=8))
     copied = on_ranks([{"o.weight": whole, "o.bias": bias}] * 2, lambda w: w.linear(x, "o", 8))
-    for found in (*both, *copied):
+    for found in (*both, *shared, *copied):
         torch.testing.assert_close(found, expected)
     with pytest.raises(FormatError, match=r"'o.weight' is .*, expected 12 rows"):
         group.run(lambda n: made[n].linear(x[:, n * 4 : n * 4 + 4], "o", whole=8, rows=12))
