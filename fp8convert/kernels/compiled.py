@@ -127,7 +127,8 @@ def _end(lo: int, bc: int, columns: int) -> int:
 def _expand(row: Any, lo: int, hi: int, bc: int, out: Any) -> None:
     """One value per column of a pass, from one per ``bc`` columns."""
     if bc == 1:
-        out[: hi - lo] = row[lo:hi]
+        for c in range(hi - lo):  # as a slice it takes numba seconds to compile
+            out[c] = row[lo + c]
         return
     first, whole = lo // bc, (hi - lo) // bc  # blocks
     for b in range(whole):
