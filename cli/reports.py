@@ -11,18 +11,22 @@ from fp8convert.errors import Fp8ConvertError
 
 
 def check_place(option: str, file: str | None) -> Path | None:
-    """Before the work, whether its outcome can be written; None if none is asked for."""
+    """Before the work, whether its outcome can be written; None if none is asked for.
+
+    A device or a pipe is refused: it would be replaced by a file.
+    """
     if file is None:
         return None
     path = Path(file)
-    if not path.name or path.is_dir() or not path.absolute().parent.is_dir():
+    odd = os.path.exists(path) and not os.path.isfile(path)
+    if not path.name or odd or not path.absolute().parent.is_dir():
         raise click.UsageError(f"{option}: {file} is not a file in a folder that is there")
     return path
 
 
 def write(option: str, file: Path, text: str) -> None:
     """Whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    temporary = file.with_name(f".{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, file)

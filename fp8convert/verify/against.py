@@ -19,6 +19,7 @@ from typing import TypeVar
 from ..catalogue import CONFIG
 from ..errors import DataError, Fp8ConvertError, SchemeError, UsageError, listed, shown
 from .comparing import Found, Unit
+from .described import check_configs
 from .nearest import Requantized
 from .pairing import Pairing
 from .parallel import cores
@@ -164,6 +165,7 @@ def _checks(run: _Run) -> Iterator[Check]:
     own, theirs = len(pairing.dst.weights) + len(pairing.dst.apart), len(pairing.src.weights)
     detail = "; ".join([f"{own:,} weights, {theirs:,} in the source", *pairing.notes])
     yield Check.of("against: names", detail, pairing.problems, weights=own, source_weights=theirs)
+    yield check_configs(pairing.dst.config, pairing.src.config)
     fraction = run.done / run.total if run.total else 1.0
     yield _bits(run, fraction)
     if any(w.requantized for w in run.weights.values()):
@@ -209,11 +211,10 @@ def _differences(found: dict[str, _Weight]) -> Iterator[str]:
 def _disagreements(run: _Run, found: dict[str, _Weight]) -> Iterator[str]:
     """Where a manifest's error is not the one that was measured; of whole weights only."""
     for name, weight in found.items():
-        said = run.pairing.dst.quantized.get(name)
-        recorded = said.get("relative_rms") if isinstance(said, dict) else None
+        recorded = run.pairing.dst.quantized.get(name, {}).get("relative_rms")
         if run.pairing.sample < 1 or not isinstance(recorded, float):
             continue
-        if abs(weight.relative_rms - recorded) > AGREES * recorded:
+        if not math.isclose(weight.relative_rms, recorded, rel_tol=AGREES):
             yield (
                 f"{shown(name)[1:-1]}: relative rms error {weight.relative_rms:.5g}, but manifest"
                 f".json records {recorded:.5g}"

@@ -23,6 +23,7 @@ from .report import Check
 
 NAME = "config"
 TAGS = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
+WIDE = ("F32", "F64")
 
 
 class Wrong(NamedTuple):
@@ -117,7 +118,10 @@ def declared_iff_coded(facts: Facts) -> Iterator[Wrong]:
 
 
 def dtype(facts: Facts) -> Iterator[Wrong]:
-    """That of most elements of the matrices that are not coded."""
+    """That of most elements of the matrices that are not coded.
+
+    Another one that some of them have, or that holds all their numbers, is only a warning.
+    """
     counts: dict[str, int] = {}
     for t in facts.plain():
         if len(t.shape) > 1 and DTYPES[t.dtype].is_float and t.dtype not in CODED_FLOATS:
@@ -131,7 +135,8 @@ def dtype(facts: Facts) -> Iterator[Wrong]:
             if said in TAGS and TAGS[said] != most:
                 yield Wrong(
                     f"{where}{key} is {shown(said)}, but {most} is the dtype of most elements of "
-                    "matrices that are not coded"
+                    "matrices that are not coded",
+                    TAGS[said] not in (*counts, *WIDE),
                 )
 
 

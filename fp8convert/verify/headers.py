@@ -24,6 +24,8 @@ def check_headers(survey: Survey) -> tuple[Check, dict[str, Metadata]]:
         else:
             metadata[file] = found
     count = sum(map(len, survey.tensors.values()))
+    if not count and not problems:
+        problems.append("no file has a tensor")
     files = len(survey.tensors) + len(survey.broken)
     detail = f"{count:,} tensors in {files:,} files, read by this and the safetensors library"
     return Check.of(NAME, detail, problems, files=files, tensors=count), metadata

@@ -65,7 +65,9 @@ class Pairing:
             if name not in self.src.beside:
                 self.notes.append(f"{shown(name)}, a scale of activations, is not in the source")
         lost = [name for name in self.src.beside if name not in self.dst.beside]
-        if lost:
+        if lost and self.dst.declared.quantization == self.src.declared.quantization:
+            self.problems += [f"{shown(n)} is missing, a scale of activations" for n in lost]
+        elif lost:
             self.notes.append(f"{len(lost):,} scales of activations dropped: {listed(lost)}")
 
     def _may_be_left_out(self, name: str) -> bool:
@@ -108,9 +110,10 @@ class Pairing:
     def _encoded_anew(self, name: str) -> bool:
         """Whether codes of the same form need not be the same: the manifest says that they were
         encoded, or one config only says that scales are powers of two."""
-        entry = self.dst.quantized.get(name)
-        if entry is not None or not self.dst.weights[name].coded:
-            return isinstance(entry, dict) and not entry.get("copied")
+        if not self.dst.weights[name].coded:
+            return False
+        if (entry := self.dst.quantized.get(name)) is not None:
+            return not entry.get("copied")
         said = [(s.declared.quantization or {}).get("scale_fmt") for s in (self.dst, self.src)]
         return ("ue8m0" in said) and said[0] != said[1]
 
@@ -131,7 +134,7 @@ class Pairing:
     def _bytes(self, name: str) -> Iterator[Unit]:
         dst, src = self.dst.weights[name], self.src.weights[name]
         for d, s in zip(dst.parts, src.parts, strict=True):
-            if d.value is None:
+            if d.value is None and s.value is None:
                 yield from self._tensor(name, d, s)
             else:
                 yield ShapeOf(name, _nbytes(d), d, dst.parts[0], dst.shape)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .. import ranksets, schemes
 from ..catalogue import CONFIG, Catalogue, open_catalogue
 from ..codecs.base import COPIES, Codec, Stored
-from ..declared import SIDECARS, Declared, declared
+from ..declared import SIDECARS, Config, Declared, declared, mapping
 from ..dtypes import DTYPES
 from ..errors import FormatError, SchemeError, listed, shown
 from ..folder import Folder
@@ -56,8 +56,13 @@ class Side:
     beside: Mapping[str, Place]
     problems: tuple[str, ...] = ()
     apart: Mapping[str, tuple[Held, ...]] = field(default_factory=dict)
-    quantized: Mapping[str, Any] = field(default_factory=dict)
+    quantized: Mapping[str, Config] = field(default_factory=dict)
     bare: bool = False
+
+    @property
+    def config(self) -> Config | None:
+        """config.json; None if it may be missing, and is."""
+        return None if self.bare and not self.declared.config else self.declared.config
 
 
 def opened(path: str | os.PathLike[str], names_of: str | None = None) -> Side:
@@ -68,10 +73,17 @@ def opened(path: str | os.PathLike[str], names_of: str | None = None) -> Side:
     """
     folder = Folder.at(path)
     side = _ranks(folder) if folder.has(ranksets.TP) else _whole(path, names_of)
-    quantized: Any = {}
-    if folder.has(MANIFEST):
-        quantized = read_json(folder, MANIFEST, "manifest").get("quantized")
-    return replace(side, quantized=quantized if isinstance(quantized, dict) else {})
+    return replace(side, quantized=_quantized(folder))
+
+
+def _quantized(folder: Folder) -> dict[str, Config]:
+    """What a manifest of ours says, if it can be read: whether it can is another check's."""
+    try:
+        said = read_json(folder, MANIFEST, "manifest")
+    except FormatError:
+        return {}
+    ours = mapping(said.get("quantized")) if str(said.get("tool")).startswith("fp8convert") else {}
+    return {name: entry for name, entry in ours.items() if isinstance(entry, dict)}
 
 
 def _whole(path: str | os.PathLike[str], names_of: str | None) -> Side:
@@ -175,7 +187,8 @@ def _apart(
                 held = _weight(w, own)
                 codes = places[held.parts[0].name]
                 begin = held.parts[0].pieces[0].begin
-                assert codes.axis is not None
+                if codes.axis is None or not w.codec.coded:
+                    raise SchemeError(f"{shown(w.name)}: ranks have no scales of their own for it")
                 scale = held.shape[codes.axis] // max(held.parts[0].shape[codes.axis], 1)
                 found[w.name].append(held._replace(axis=codes.axis, begin=begin * scale))
     if missing := [name for name, of in found.items() if len(of) != ranks]:

@@ -7,6 +7,7 @@ infinite in a form is said by its bits, from the published formats; no codec is 
 from __future__ import annotations
 
 import random
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -105,17 +106,18 @@ def _jobs(survey: Survey, unit: list[str], how: Reading) -> Iterator[Job]:
     for file in readable:
         bands: list[Band] = []
         total = 0
+        own = ChainMap(dict.fromkeys(survey.tensors[file], file), owner)  # names may be doubled
         for t in survey.tensors[file].values():
             if t.dtype not in bits.READ and not (t.dtype == "U8" and t.name in how.scales):
                 continue
             for band in _bands(file, t, how):
                 if bands and total + band.nbytes > JOB:
-                    yield Job(file, tuple(bands), owner)
+                    yield Job(file, tuple(bands), own)
                     bands, total = [], 0
                 bands.append(band)
                 total += band.nbytes
         if bands:
-            yield Job(file, tuple(bands), owner)
+            yield Job(file, tuple(bands), own)
 
 
 def _bands(file: str, t: Stored, how: Reading) -> list[Band]:

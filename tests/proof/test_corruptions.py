@@ -16,8 +16,8 @@ from . import corruptions as c
 
 DIFFERENT = 3
 VERIFY, AGAINST, PARITY = "verify", "against", "parity"
-# Who finds it. Parity alone sees a config; verify alone, without the source, sees what no sound
-# checkpoint has; what runs and differs in a way that rounds away is for verify --against.
+# Who finds it. verify without the source sees what no sound checkpoint has; with it, every bit and
+# every field of the config; parity what changes the logits, but not what rounds away.
 FOUND = {
     "experts shifted by one": {AGAINST, PARITY},
     "gate and up swapped": {AGAINST, PARITY},
@@ -37,8 +37,8 @@ FOUND = {
     "MTP's halves swapped": {AGAINST, PARITY},
     "NaN": {VERIFY, AGAINST, PARITY},
     "declared as FP8 still": {VERIFY, AGAINST, PARITY},
-    "another scale of experts' sum": {PARITY},
-    "without its rope scaling": {PARITY},
+    "another scale of experts' sum": {AGAINST, PARITY},
+    "without its rope scaling": {AGAINST, PARITY},
     "a scale twice as large": {AGAINST, PARITY},
     "scales missing by one block": {VERIFY, AGAINST, PARITY},
     "scales shifted by one block": {AGAINST, PARITY},

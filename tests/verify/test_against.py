@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fp8convert
+from fp8convert.configout import plain_config
 from fp8convert.errors import Fp8ConvertError, SchemeError, UsageError
 from fp8convert.options import SCHEMES
 from fp8convert.samples import FAMILIES, make_sample
@@ -21,6 +22,7 @@ from fp8convert.verify.report import Check
 from ..checkpoints import FP8_CONFIG, pair, write
 from ..formats.case import Case
 from ..formats.catalogue import all_cases
+from ..formats.deepseek_ranks import RankCase
 from ..formats.formulas import words
 from ..sharded.runs import Runs
 from ..sharded.sources import MAKERS
@@ -126,6 +128,13 @@ def test_ranks_as_the_source(made: Runs) -> None:
     apart = made.shard("rows_of_192", 2, layout="hf", misaligned="requantize")
     with pytest.raises(SchemeError, match="ranks have scales of their own"):
         against(made.source("rows_of_192"), apart)
+
+
+def test_what_was_put_together_against_its_ranks(made: Runs) -> None:
+    """Shapes that are tensors are those of the ranks' parts in one, of the whole in the other."""
+    ranks = made.shard("llama_bf16", 2, layout="hf", weights="int4-group", group=32, **DECODED)
+    assert list(made.unshard(ranks).glob("*.safetensors"))
+    passed(made.unshard(ranks), ranks)
 
 
 @pytest.mark.parametrize("source", ["v3", "v4"])
@@ -300,8 +309,10 @@ def test_every_format_by_its_oracle_both_ways(case: Case, tmp_path: Path) -> Non
     codes are a right encoding of that."""
     coded = checkpoint(tmp_path / "coded", case)
     tensors = {n: t.bfloat16() if n in case.decoded else t for n, t in case.expected.items()}
-    plain = single(tmp_path / "plain", tensors, {})
+    said = {} if isinstance(case, RankCase) else case.config
+    config = plain_config(said, "bfloat16")
+    plain = single(tmp_path / "plain", tensors, config)
     assert passed(plain, coded)["against: bits"].counts["decoded"] == len(case.decoded)
-    exact = single(tmp_path / "exact", case.expected, {})
+    exact = single(tmp_path / "exact", case.expected, config)
     assert passed(exact, coded)["against: bits"].counts["decoded"] == len(case.decoded)
     assert passed(coded, exact)["against: error"].counts["weights"] == len(case.decoded)

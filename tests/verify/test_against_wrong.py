@@ -262,6 +262,58 @@ def test_an_error_that_the_manifest_has_wrong(plain: Path, tmp_path: Path) -> No
     assert " exact; " in only(tmp_path / "q", plain)
 
 
+@pytest.mark.parametrize("entry", [-1, "exact", [1], None])
+def test_a_manifest_that_says_nothing_of_a_weight(
+    entry: object, plain: Path, tmp_path: Path
+) -> None:
+    fp8convert.quantize(plain, tmp_path / "q", "fp8-channel")
+    path = tmp_path / "q" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["quantized"][UP] = entry
+    path.write_text(json.dumps(manifest))
+    assert problems(against(tmp_path / "q", plain)) == []
+
+
+@pytest.mark.parametrize("text", ["[]", '{"tool": "x", "quantized": {"model.norm.weight": {}}}'])
+def test_a_manifest_that_is_not_ours(text: str, model: Path, plain: Path, tmp_path: Path) -> None:
+    """Whether it can be read is for another check, and nobody's of the source's."""
+    other = copied(plain, tmp_path / "other")
+    (other / "manifest.json").write_text(text)
+    assert problems(against(other, model)) == problems(against(other, other)) == []
+
+
+def test_an_infinite_error_in_the_manifest(plain: Path, tmp_path: Path) -> None:
+    fp8convert.quantize(plain, tmp_path / "q", "fp8-channel")
+    path = tmp_path / "q" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["quantized"][UP]["relative_rms"] = 12345.5
+    path.write_text(json.dumps(manifest).replace("12345.5", "1e999"))
+    assert only(tmp_path / "q", plain).endswith("manifest.json records inf")
+
+
+def test_scales_of_activations_missing_though_the_declaration_is_the_same(
+    made: Runs, tmp_path: Path
+) -> None:
+    src = made.source("sample-mistral-fp8")
+    wrong = copied(src, tmp_path / "wrong")
+    name = "model.layers.1.mlp.up_proj.activation_scale"
+    rewritten(file_of(wrong, name), _without(name))
+    assert only(wrong, src) == f"'{name}' is missing, a scale of activations"
+
+
+@pytest.mark.parametrize("name", [NORM, "model.embed_tokens.weight", "nope.weight"])
+def test_ranks_that_are_said_to_have_scales_of_their_own(
+    name: str, made: Runs, tmp_path: Path
+) -> None:
+    wrong = copied(made.shard("llama", 2, layout="hf"), tmp_path / "wrong")
+    said = json.loads((wrong / "tp.json").read_text())
+    (wrong / "tp.json").write_text(json.dumps(said | {"apart": [name]}))
+    assert re.search(
+        f"'{name}': (ranks have no scales of their own for it|not all ranks have their part)",
+        only(wrong, made.source("llama")),
+    )
+
+
 def test_a_shape_tensor_that_says_something_else(plain: Path, tmp_path: Path) -> None:
     fp8convert.quantize(plain, tmp_path / "q", "int4-group")
     changed(tmp_path / "q", f"{UP}_shape", lambda t: t.flip(0))

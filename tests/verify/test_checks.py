@@ -174,6 +174,16 @@ def test_doubtful_but_legal(file: str, words: str, right: Made) -> None:
     assert words in " | ".join(w for c in report.checks for w in c.warnings)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_dtype_that_only_the_decoded_weights_have(dtype: str, tmp_path: Path) -> None:
+    """Other matrices keep theirs, which may be more."""
+    a, b = torch.ones(64, 64), torch.ones(8, 8)
+    save_file({"a": a.bfloat16(), "b": b.to(getattr(torch, dtype))}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"torch_dtype": dtype}))
+    warnings = assert_right(tmp_path, "not checked").checks[-1].warnings
+    assert f"torch_dtype is '{dtype}', but BF16 is the dtype of most" in warnings[0]
+
+
 def test_fields_that_engines_want(right: Made) -> None:
     folder = right.copied("v3")
     said = json.loads((folder / "config.json").read_text())["quantization_config"]

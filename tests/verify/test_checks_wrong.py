@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fp8convert.verify import verify
 
@@ -217,6 +218,8 @@ TABLE: list[tuple[str, str, Change, str, tuple[str, ...]]] = [
      "weight_block_size": [0, 7]}), "scales", ("weight_block_size", "[0, 7]")),
     ("torch_dtype", "bare bf16", config(torch_dtype="float16"), "config",
      ("torch_dtype is 'float16'", "BF16")),
+    ("torch_dtype of none", "v3", config(torch_dtype="float16"), "config",
+     ("torch_dtype is 'float16'", "BF16")),
     ("num_hidden_layers", "v3", config(num_hidden_layers=9), "config",
      ("num_hidden_layers is 9", "layer 4", "0 to 3")),
     ("num_hidden_layers is vast", "v3", config(num_hidden_layers=10**18), "config",
@@ -287,6 +290,25 @@ def test_it_is_caught(
     said = " | ".join(report.failed[0].problems)
     for word in words:
         assert word in said
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(0, 5), torch.tensor([1j, 2]), torch.tensor(1.0)])
+def test_a_name_in_two_files_of_other_forms(tensor: torch.Tensor, right: Made) -> None:
+    """Each is looked at where it is."""
+    folder = right.copied("v3")
+    file = next(f for f in shards(folder)[::-1] if f != shard_of(folder, SCALE))
+    add(file.name, {SCALE: tensor}, indexed=False)(folder)
+    report = verify(folder, workers=2)
+    failed = {c.name: " | ".join(c.problems) for c in report.failed}
+    assert f"'{SCALE}' is in" in failed.pop("index")
+    assert not failed.keys() - {"scales"}, failed
+
+
+def test_no_tensor_at_all(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    (check,) = verify(tmp_path).failed
+    assert (check.name, check.problems) == ("headers", ("no file has a tensor",))
 
 
 def test_the_table_is_long_and_its_sources_are_right(right: Made) -> None:

@@ -101,6 +101,8 @@ def test_a_file_that_is_damaged_is_exit_code_3(right: Made, typed: Typed) -> Non
         ([".", "--sample", "nan"], 2, "'nan' is not a fraction above 0"),
         ([".", "--sample", "half"], 2, "'half' is not a fraction above 0"),
         ([".", "--junit", "no/such/place.xml"], 2, "--junit: no/such/place.xml is not a file"),
+        ([".", "--junit", "/dev/null"], 2, "--junit: /dev/null is not a file"),
+        ([".", "--junit", "."], 2, "--junit: . is not a file"),
         ([".", "--workers", "0"], 2, "--workers"),
         ([], 2, "Missing argument 'DST'"),
     ],
