@@ -46,7 +46,7 @@ def _parity(env: Env, report: Report) -> None:
 def _uncompiled(env: Env, *arguments: str | Path) -> Child:
     cache = env.fresh("numba")
     program = Path(sys.executable).with_name("fp8convert")
-    return child(["env", f"NUMBA_CACHE_DIR={cache}", str(program), *map(str, arguments)])
+    return child(["/usr/bin/env", f"NUMBA_CACHE_DIR={cache}", str(program), *map(str, arguments)])
 
 
 def _layers(env: Env, report: Report, family: str, layers: str) -> None:

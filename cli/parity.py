@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +32,22 @@ _THRESHOLDS = (
 )
 
 
+class Limit(click.FloatRange):
+    """A number that others can be held against."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """As a float; NaN is beyond any range."""
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return found
+
+
 def _thresholds(command: Any) -> Any:
     for name, words in reversed(_THRESHOLDS):
-        kind = click.FloatRange(0, 1 if name.startswith("min") else None)
+        kind = Limit(0, 1 if name.startswith("min") else None)
         command = click.option(f"--{name.replace('_', '-')}", type=kind, help=words)(command)
     return command
 
@@ -73,11 +87,15 @@ def parity_command(
     """
     polite()
     files = [check_place("--junit", junit), check_place("--report", report)]
+    if files[0] and files[1] and files[0].absolute() == files[1].absolute():
+        raise click.UsageError("--junit and --report are the same file")
     with _group() as group, LayerMeter(quiet or (group is not None and group.rank > 0)) as meter:
         result = _compared(ref, candidate, group, meter, **options)
     if "heads" in result:  # not in the other processes of torchrun
-        _write(result, *files)
-        _say(result, as_json, quiet)
+        try:
+            _write(result, *files)
+        finally:  # what was found is said even where it cannot be kept
+            _say(result, as_json, quiet)
     if result["verdict"] != "pass":
         click.get_current_context().exit(EXIT_DIFFERENT)
 

@@ -17,6 +17,7 @@ else:
 
 COMPUTES = ("bf16", "fp32", "fp8")
 DEVICES = ("cpu", "cuda")
+MOST = 1 << 20  # tokens of a sequence, sequences
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -41,8 +42,9 @@ _OPTIONS = (
     click.option("--prompt", metavar="TEXT",
                  help="By the checkpoint's tokenizer.json; needs fp8convert[prompt]."),
     click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Random tokens."),
-    click.option("--length", type=click.IntRange(1), metavar="L", help="With --seed: of each."),
-    click.option("--batch", type=click.IntRange(1), metavar="B",
+    click.option("--length", type=click.IntRange(1, MOST), metavar="L",
+                 help="With --seed: of each."),
+    click.option("--batch", type=click.IntRange(1, MOST), metavar="B",
                  help="With --seed: how many sequences.  [default: 1]"),
     click.option("--compute", type=click.Choice(COMPUTES), default=COMPUTES[0], show_default=True,
                  help="Of weights and activations. fp8: activations in FP8, where weights are."),

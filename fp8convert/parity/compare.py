@@ -17,8 +17,9 @@ from typing import Any
 
 from ..errors import Fp8ConvertError
 from ..reference.groups import Gloo
+from .memory import enough, lacking
 from .run import Options, Run
-from .sides import check_same, open_side
+from .sides import blamed, check_same, open_side
 from .walk import Walk, follow, telling
 
 __all__ = ["Options", "compare", "plain"]
@@ -36,22 +37,28 @@ def compare(
     Raises Fp8ConvertError where the two cannot be compared. With ``group`` each process runs a rank
     of the candidate; process 0 has the result, the others its ``verdict`` alone.
     """
-    ref = open_side(reference, options.compute, options.device)
+    with blamed("REF"):
+        ref = open_side(reference, options.compute, options.device)
     said = ref.model.config.found
-    other = open_side(candidate, options.compute, options.device, said, group)
+    with blamed("CANDIDATE"):
+        other = open_side(candidate, options.compute, options.device, said, group)
     check_same(said, other.model.config.found)
-    tokens = options.wanted.tokens(ref.path, ref.model.vocabulary)
-    run = Run(ref, other, tokens, options)
-    if group is None:
-        return run.result()
-    try:
-        return _lead(run, group) if group.rank == 0 else _follow(run, group)
-    except RuntimeError as e:  # of gloo, where the other side is gone
-        raise Fp8ConvertError(f"another process of this run has failed: {e}") from e
+    with enough():
+        tokens = options.wanted.tokens(ref.path, ref.model.vocabulary)
+        run = Run(ref, other, tokens, options)
+        if group is None:
+            return run.result()
+        try:
+            return _lead(run, group) if group.rank == 0 else _follow(run, group)
+        except RuntimeError as e:  # of gloo, where the other side is gone
+            if lacking(e):
+                raise
+            raise Fp8ConvertError(f"another process of this run has failed: {e}") from e
 
 
 def _follow(run: Run, group: Gloo) -> dict[str, Any]:
-    code = follow(run.sides[1].model, run.tokens.ids, group)
+    with blamed("CANDIDATE"):
+        code = follow(run.sides[1].model, run.tokens.ids, group)
     if code == ERROR:
         raise Fp8ConvertError("process 0 of this run has failed")
     return {"verdict": "pass" if code == PASS else "fail"}
@@ -62,7 +69,8 @@ def _lead(run: Run, group: Gloo) -> dict[str, Any]:
     try:
         result = run.result()
     except BaseException:
-        with contextlib.suppress(RuntimeError):  # others may have met the same, and are gone
+        # others may have met the same, and are gone
+        with contextlib.suppress(RuntimeError, Fp8ConvertError):
             run.candidate.end(ERROR)
         raise
     run.candidate.end(PASS if result["verdict"] == "pass" else FAIL)

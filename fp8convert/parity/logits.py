@@ -17,7 +17,7 @@ from ..publish import sync_folder
 from ..version import VERSION
 from . import measures
 from .depth import Progress, layers_of, unseen
-from .memory import peak_rss
+from .memory import enough, peak_rss
 from .sides import open_side
 from .tokens import Wanted
 from .walk import Walk, bytes_read
@@ -43,14 +43,15 @@ def write_logits(
     _check_target(file, Path(checkpoint))
     begun = time.monotonic()
     side = open_side(checkpoint, compute, device)
-    tokens = wanted.tokens(side.path, side.model.vocabulary)
     numbers, _ = layers_of(side.model, layers)
-    walk = Walk(side.model, tokens.ids)
-    walk.begin()
-    for done, n in enumerate(numbers, 1):
-        walk.layer(n)
-        progress(done, len(numbers))
-    found = walk.logits()
+    with enough():
+        tokens = wanted.tokens(side.path, side.model.vocabulary)
+        walk = Walk(side.model, tokens.ids)
+        walk.begin()
+        for done, n in enumerate(numbers, 1):
+            walk.layer(n)
+            progress(done, len(numbers))
+        found = walk.logits()
     if strange := measures.nonfinite(side.path, found):
         raise DataError(f"{strange}; nothing was written")
     _write(file, {"tokens": tokens.ids, "logits": found})

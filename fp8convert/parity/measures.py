@@ -46,13 +46,6 @@ class Sums:
             self.power += float(r.pow(2).sum())
             self.count += len(r)
 
-    def include(self, other: Sums) -> None:
-        """All parts of another."""
-        self.top = _larger(self.top, other.top)
-        self.squares += other.squares
-        self.power += other.power
-        self.count += other.count
-
     def difference(self) -> Difference:
         """Of all parts together; relative to zeros a difference is infinite."""
         rms = math.sqrt(self.power / self.count) if self.count else 0.0

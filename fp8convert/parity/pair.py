@@ -9,6 +9,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from ..errors import FormatError
+from .sides import blamed
 from .walk import Walk
 
 T = TypeVar("T")
@@ -47,9 +48,10 @@ class Pair:
 
     def _both(self, step: Callable[[Walk], T]) -> tuple[T, T]:
         found = []
-        for n, walk in enumerate(self.walks):
+        for n, (side, walk) in enumerate(zip(("REF", "CANDIDATE"), self.walks, strict=True)):
             begun = time.monotonic()
-            found.append(step(walk))
+            with blamed(side):
+                found.append(step(walk))
             self._spent[n] += time.monotonic() - begun
         return found[0], found[1]
 

@@ -1,8 +1,9 @@
 """What two runs may differ by: named sets of thresholds. docs/parity.md has the measurements.
 
-``identical``: no logit differs. Both sides decode to the same BF16 weights and run the same
-operations in the same order, so anything else is a fault: FP8 and its BF16 copy, a copy in other
-shards, a lossless requantization.
+``identical``: no logit differs, nor any weight that was looked at: of a table these tokens use but
+some rows. Both sides decode to the same BF16 weights and run the same operations in the same order,
+so anything else is a fault: FP8 and its BF16 copy, a copy in other shards, a lossless
+requantization.
 
 ``reduction-order``: the same weights, summed in another order, as ranks do. Float32 sums differ in
 their last bits, which stays so in fp32. In bf16 and fp8 such a bit moves a rounding of an
@@ -15,7 +16,7 @@ within the error of an encoding cannot be told from it by logits. ``verify --aga
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
@@ -60,3 +61,15 @@ def failures(head: Mapping[str, Any], thresholds: Limits) -> list[str]:
     """Which measures of a head are beyond their threshold: ``max_abs 0.5, at most 0``."""
     found = measured({"heads": [head], "thresholds": thresholds})
     return [f"{m.key} {', '.join(m.words())}" for m in found if m.failed]
+
+
+def differing(weights: Sequence[Mapping[str, Any]], thresholds: Limits) -> list[str]:
+    """By class how many weights are not the same, where no logit may differ: such a difference is
+    one that these tokens do not show."""
+    if thresholds["max_abs"] != 0:
+        return []
+    return [
+        f"weights: {w['different']} of {w['weights']} in {w['class']} differ, expected none"
+        for w in weights
+        if w["different"]
+    ]

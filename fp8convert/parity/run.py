@@ -9,18 +9,19 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import DataError, Fp8ConvertError, UsageError
 from ..version import VERSION
 from . import measures, profiles, weighing
 from .control import control
 from .depth import Progress, layers_of, unseen
 from .memory import peak_rss
+from .notes import SIDES, notes
 from .pair import Pair
 from .sides import Side
 from .tokens import Tokens, Wanted
-from .walk import Walk, bytes_read, ranks
+from .walk import Walk, bytes_read, used
 
 FORMAT = 1
-SIDES = ("reference", "candidate")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ class Run:
     def __init__(self, ref: Side, other: Side, tokens: Tokens, options: Options) -> None:
         self.sides, self.tokens, self.options = (ref, other), tokens, options
         self.layers, self.mtp = layers_of(ref.model, options.layers)
-        self.mtp = self.mtp and tokens.ids.shape[1] > 1  # it predicts from two tokens
+        if options.layers is not None and self.mtp and not other.model.mtp:
+            raise UsageError(
+                f"layer {ref.model.layers} is the MTP layer, which CANDIDATE does not have"
+            )
         several = max(ref.count, other.count) > 1
         self.profile = options.profile or ("reduction-order" if several else "identical")
         bits = min(ref.bits(), other.bits())
@@ -56,6 +60,7 @@ class Run:
         self.heads: list[dict[str, Any]] = []
         self.reasons: list[str] = []
         self.notes: list[str] = []
+        self.weights: list[dict[str, Any]] = []
 
     def result(self) -> dict[str, Any]:
         """Run it all."""
@@ -63,8 +68,11 @@ class Run:
         self._layers(both)
         expected, found = both.logits()
         self._judge("logits", expected, found)
-        if self.mtp:
-            self._mtp(both)
+        have = all(s.model.mtp for s in self.sides)
+        if self.mtp and have and self.tokens.ids.shape[1] > 1:  # it predicts from two tokens
+            states, logits = both.predict()
+            self._state("mtp", "mtp", *states)
+            self._judge("mtp", *logits)
         begun = time.monotonic()
         seen = control(
             self.candidate, self.layers[-1], lambda x: self._measured("logits", expected, x)[1]
@@ -74,6 +82,8 @@ class Run:
                 "control not detected: thresholds that let this fault pass prove nothing"
             )
         seconds = {**both.seconds(), "control": time.monotonic() - begun}
+        self.notes += notes(self.sides, self.tokens.ids.shape[1], self.mtp, self.options.compute)
+        self._weigh()
         return self._said(measures.scatter("logits", expected, found), seen, seconds)
 
     def _layers(self, both: Pair) -> None:
@@ -81,16 +91,6 @@ class Run:
         for done, n in enumerate(self.layers, 1):
             self._state(f"layer {n}", self.sides[0].model.kind(n), *both.layer(n))
             self.options.progress(done, len(self.layers))
-
-    def _mtp(self, both: Pair) -> None:
-        have = [bool(s.model.mtp) for s in self.sides]
-        if not all(have):
-            if any(have):
-                self.notes.append(f"only the {SIDES[have.index(True)]} has an MTP head")
-            return
-        states, logits = both.predict()
-        self._state("mtp", "mtp", *states)
-        self._judge("mtp", *logits)
 
     def _state(self, name: str, kind: str, reference: Tensor, candidate: Tensor) -> None:
         apart = measures.difference(reference, candidate)
@@ -122,12 +122,17 @@ class Run:
         beyond = (h["name"] for h in self.hidden if not h["relative_rms"] <= limit)
         return next(beyond, None)
 
-    def _weights(self) -> list[dict[str, Any]]:
-        reference, candidate = (s.bands() for s in self.sides)
-        if reference is None or candidate is None:
-            return []
-        own = ranks(self.sides[0].model)
-        return weighing.by_class(reference, candidate, set().union(*(w.used for w in own)))
+    def _weigh(self) -> None:
+        model = self.sides[0].model
+        names = weighing.with_experts(used(model), model.config.found)
+        try:
+            reference, candidate = (s.bands() for s in self.sides)
+            self.weights = weighing.by_class(reference, candidate, names)
+        except DataError as e:  # ranks that disagree
+            self.reasons.append(f"weights: {e}")
+        except Fp8ConvertError as e:
+            self.notes.append(f"weights were not compared: {e}")
+        self.reasons += profiles.differing(self.weights, self.limits)
 
     def _said(self, scatter: Any, seen: Any, seconds: Any) -> dict[str, Any]:
         models = [s.model for s in self.sides]
@@ -144,7 +149,7 @@ class Run:
             "heads": self.heads,
             "hidden": self.hidden,
             "starts": self._starts(),
-            "weights": self._weights(),
+            "weights": self.weights,
             "scatter": scatter,
             "control": seen,
             "memory": {

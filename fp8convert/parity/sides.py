@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..errors import Fp8ConvertError, SchemeError
+from ..errors import Fp8ConvertError, SchemeError, UsageError
 from ..reference.groups import Gloo
 from ..reference.ranks import open_any
 from ..reference.source import Named
@@ -45,16 +46,13 @@ class Side:
         own = (w.source for w in ranks(self.model))
         return min(_bits(s.checkpoint) for s in own if isinstance(s, Named))
 
-    def bands(self) -> weighing.Bands | None:
-        """Its weights to be looked at; those of ranks are put together for it, where they can
-        be."""
+    def bands(self) -> weighing.Bands:
+        """Its weights to be looked at; those of ranks are put together for it. Fp8ConvertError
+        where they cannot be: scales of each rank's own, or no record of the cuts."""
         own = ranks(self.model)[0]
         if self.count == 1 and isinstance(own.source, Named):
             return weighing.opened(own.source, own)
-        try:
-            return weighing.opened(Named(open_checkpoint(self.path)), own)
-        except Fp8ConvertError:
-            return None  # scales of each rank's own, or no record of the cuts
+        return weighing.opened(Named(open_checkpoint(self.path)), own)
 
 
 def _bits(checkpoint: Checkpoint) -> int:
@@ -83,6 +81,17 @@ def open_side(
     this process has one rank of it."""
     model = open_any(path, compute, device, config, group)
     return Side(os.fspath(path), model, ranks(model)[0].group.size)
+
+
+@contextmanager
+def blamed(side: str) -> Iterator[None]:
+    """Errors of a checkpoint say which of the two it is: REF or CANDIDATE."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Fp8ConvertError as e:
+        raise type(e)(f"{side}: {e}") from e
 
 
 def check_same(reference: dict[str, Any], candidate: dict[str, Any]) -> None:

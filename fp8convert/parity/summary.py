@@ -8,11 +8,13 @@ from typing import Any
 from ..errors import shown
 from ..junit import Case
 from .markup import printable
+from .profiles import differing
 from .words import (
     Measured,
     binary,
     block,
     decimal,
+    limit_of,
     measured,
     number,
     passed,
@@ -109,7 +111,7 @@ def _memory(result: Result) -> str:
 
 
 def cases(result: Result) -> list[Case]:
-    """A case for each judged measure of each head, for finite logits, control and verdict.
+    """A case for each judged measure of each head, finite logits, weights, control and verdict.
 
     The last has the error by layer as its detail, and fails whenever the run does.
     """
@@ -118,12 +120,19 @@ def cases(result: Result) -> list[Case]:
         Case(f"{h['name']}: finite", None if h["finite"] else "NaN or infinite logits")
         for h in result["heads"]
     ]
-    return [*judged, *finite, *_whole(result)]
+    return [*judged, *finite, *_weights(result), *_whole(result)]
 
 
 def _case(m: Measured) -> Case:
     said = f"{m.label}: {', '.join(m.words())}"
     return Case(f"{m.head}: {m.key}", said if m.failed else None, detail=said)
+
+
+def _weights(result: Result) -> Iterable[Case]:
+    """One, if they were compared and must not differ."""
+    if result["weights"] and limit_of(result, "max_abs") == 0:
+        found = differing(result["weights"], {"max_abs": 0.0})
+        yield Case("weights", "; ".join(found) or None)
 
 
 def _whole(result: Result) -> Iterable[Case]:

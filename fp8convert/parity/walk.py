@@ -108,6 +108,11 @@ def ranks(model: Any) -> list[Weights]:
     return list(getattr(model.w, "ranks", [model.w]))
 
 
+def used(model: Any) -> set[str]:
+    """Names of weights that it read so far, on any rank of this process."""
+    return set().union(*(w.used for w in ranks(model)))
+
+
 def bytes_read(model: Any) -> int:
     """What was read from files for it so far."""
     sources = (w.source for w in ranks(model))

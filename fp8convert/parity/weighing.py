@@ -1,4 +1,5 @@
-"""How far the weights of both sides are apart, by class, as the run used them.
+"""How far the weights of both sides are apart, by class, as the run used them, and those of experts
+that no token went to.
 
 All elements are compared where a class has few; of many, one band each of weights that are spread
 over the class. ``verify --against`` compares every one.
@@ -13,7 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from ..classes import group
+from ..declared import experts_in
 from ..header import numel
+from ..reference.ranks import EXPERT
 from ..reference.source import Named
 from ..reference.weights import Weights
 from .measures import Sums
@@ -36,12 +39,21 @@ def opened(source: Named, like: Weights) -> Bands:
     return Bands(source, like.compute, like.device)
 
 
+def with_experts(used: set[str], config: dict[str, Any]) -> set[str]:
+    """Names of weights that a run used, and the same of every other expert of these layers."""
+    _, count = experts_in(config)
+    found = [match for name in used if (match := EXPERT.fullmatch(name))]
+    ends = {(match[1], match[0][match.end(2) :]) for match in found}
+    return used | {f"{module}.{n}{end}" for module, end in ends for n in range(count)}
+
+
 def by_class(reference: Bands, candidate: Bands, names: set[str]) -> list[dict[str, Any]]:
-    """As the JSON of a run has it. ``names`` are those that the run used; of these ``used`` in a
-    class, ``weights`` were looked at, and ``different`` have an element that differs."""
+    """As the JSON of a run has it. Of the ``names`` that both sides have, ``total`` in a class,
+    ``weights`` were looked at, and ``different`` have an element that differs."""
     classes: dict[str, list[str]] = defaultdict(list)
     for name in sorted(names):
-        if candidate.has(name) and candidate.shape(name) == reference.shape(name):
+        both = reference.has(name) and candidate.has(name)
+        if both and candidate.shape(name) == reference.shape(name):
             classes[group(name)].append(name)
     return [_class(of, reference, candidate, found) for of, found in sorted(classes.items())]
 
@@ -50,20 +62,24 @@ def _class(of: str, reference: Bands, candidate: Bands, names: list[str]) -> dic
     sums, different, seen = Sums(), set(), set()
     for name, (lo, hi) in _chosen(reference, names):
         seen.add(name)
-        band = Sums()
-        band.add(reference.band(name, lo, hi), candidate.band(name, lo, hi))
-        sums.include(band)
-        if band.top:
+        bands = reference.band(name, lo, hi), candidate.band(name, lo, hi)
+        sums.add(*bands)
+        if not _equal(*bands):
             different.add(name)
     found = sums.difference()
     return {
         "class": of,
-        "used": len(names),
+        "total": len(names),
         "weights": len(seen),
         "different": len(different),
         "relative_rms": found.relative_rms,
         "max_abs": found.max_abs,
     }
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """NaN is NaN here, and -0 is 0."""
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def _chosen(w: Weights, names: list[str]) -> Iterator[tuple[str, Rows]]:

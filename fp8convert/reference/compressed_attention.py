@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..errors import FormatError, shown
-from .attention import attend, causal_mask
+from .attention import attend, by_head, causal_mask
 from .config import Config
 from .deepseek_v4_forms import Kind, ropes
 from .groups import all_reduce
@@ -61,7 +61,7 @@ class CompressedAttention:
         turn = (self.far if kind.ratio else self.near).turn(torch.arange(length, device=x.device))
         low = self.w.linear(x, f"{at}wq_a", rows=self.latent, bias=False)
         low = self._norm(low, f"{at}q_norm")
-        q = self._by_head(low, f"{at}wq_b", self.heads, self.channels)
+        q = by_head(self.w, low, f"{at}wq_b", self.heads, self.channels)
         q = self._turn(rms_norm(q, None, self.eps), turn)
         kv = self.w.linear(x, f"{at}wkv", rows=self.channels, bias=False)[:, None]
         kv = self._turn(self._norm(kv, f"{at}kv_norm"), turn)  # [b, 1, l, d]
@@ -102,7 +102,7 @@ class CompressedAttention:
         token says what each head's opinion is worth. On a rank: its heads, then summed.
         """
         keys, ready = self.entries(x, f"{at}compressor.", kind, self.index_channels)
-        q = self._by_head(low, f"{at}wq_b", self.index_heads, self.index_channels)
+        q = by_head(self.w, low, f"{at}wq_b", self.index_heads, self.index_channels)
         n = q.shape[1]
         opinions = self._turn(q, turn).float() @ keys.float().transpose(-1, -2)  # [b, n, l, s]
         opinions = opinions.relu() * self.index_channels**-0.5
@@ -129,16 +129,6 @@ class CompressedAttention:
         low = torch.einsum("blgi,gri->blgr", grouped, weight).flatten(2).to(out.dtype)
         whole = self.groups * self.rank
         return self.w.linear(low, f"{at}wo_b", whole, rows=self.hidden, bias=False)
-
-    def _by_head(self, x: Tensor, module: str, heads: int, channels: int) -> Tensor:
-        """``module`` of x [b, l, i], which gives ``heads`` on all ranks: [b, n, l, channels]."""
-        out = self.w.linear(x, module, rows=heads * channels, bias=False)
-        if out.shape[-1] % channels:
-            raise FormatError(
-                f"weight {shown(f'{module}.weight')} has {out.shape[-1]} rows, expected heads of "
-                f"{channels}"
-            )
-        return out.view(*x.shape[:2], -1, channels).transpose(1, 2)
 
     def _turn(self, x: Tensor, turn: Turn, back: bool = False) -> Tensor:
         """Turn the last channels of x [b, n, l, d]."""

@@ -21,6 +21,8 @@ tables are copies of the model's (README_WEIGHTS.md); where they are not stored,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -49,7 +51,7 @@ class DeepSeekV3:
         self.expert_width = config.integer("moe_intermediate_size", least=1)
         self.shared = config.integer("n_shared_experts", 0)
         self.eps = config.positive("rms_norm_eps", 1e-6)
-        self.kinds = _kinds(config, self.layers)
+        self._kind = _kinds(config, self.layers)
         self.route = Router(config, weights)
         self.attend = self.attention(config, weights, absorbed)
         stored = config.integer("num_nextn_predict_layers", 0)
@@ -57,7 +59,7 @@ class DeepSeekV3:
 
     def kind(self, n: int) -> str:
         """Of layer ``n``: dense or moe. The MTP layer is moe."""
-        return self.kinds[n] if n < self.layers else "moe"
+        return self._kind(n) if n < self.layers else "moe"
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Tokens [b, l] to x [b, l, h]."""
@@ -115,8 +117,8 @@ class DeepSeekV3:
         return rms_norm(x, self.w.get(f"{module}.weight", (self.hidden,)), self.eps)
 
 
-def _kinds(config: Config, layers: int) -> list[str]:
-    """Of all layers, in either form: transformers has a list, the published config two numbers."""
+def _kinds(config: Config, layers: int) -> Callable[[int], str]:
+    """Of a layer, in either form: transformers has a list, the published config two numbers."""
     if said := config.items("mlp_layer_types", []):
         known = {"dense": "dense", "sparse": "moe"}
         if len(said) != layers or not all(kind in known for kind in said):
@@ -124,10 +126,10 @@ def _kinds(config: Config, layers: int) -> list[str]:
                 f"{config.where}: mlp_layer_types is {brief(said)}, expected {layers} of "
                 f"{listed(known)}"
             )
-        return [known[kind] for kind in said]
+        return lambda n: known[said[n]]
     first = config.integer("first_k_dense_replace", 0)
     every = config.integer("moe_layer_freq", 1, least=1)
-    return ["moe" if n >= first and n % every == 0 else "dense" for n in range(layers)]
+    return lambda n: "moe" if n >= first and n % every == 0 else "dense"
 
 
 def _names(at: str) -> Names:

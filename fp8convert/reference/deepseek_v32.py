@@ -20,6 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .attention import by_head
 from .config import Config
 from .deepseek_v3 import DeepSeekV3
 from .groups import all_reduce
@@ -51,7 +52,7 @@ class SparseAttention(LatentAttention):
 
     def _scores(self, at: str, x: Tensor, source: Tensor, turn: Turn) -> Tensor:
         """[b, l, l] of queries (rows) and tokens. A rank may have some of the heads, or all."""
-        q = self.by_head(source, f"{at}wq_b", self.index_heads, self.channels)
+        q = by_head(self.w, source, f"{at}wq_b", self.index_heads, self.channels)
         k = self._keys(at, x)[:, None]
         q, k = self._turned(q, turn).float(), self._turned(k, turn).float()
         each = (q @ k.transpose(-1, -2) * self.channels**-0.5).relu()  # [b, n, l, l]

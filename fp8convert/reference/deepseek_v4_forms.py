@@ -39,10 +39,12 @@ def supported(config: Config) -> None:
     config.only("n_shared_experts", 1)
     for field in ("attention_bias", "mlp_bias", "tie_word_embeddings"):
         config.only(field, False)
+    config.only("compress_rate_csa", 4)  # once beside ``compress_rates``
+    config.only("compress_rate_hca", 128)
 
 
 def kinds(config: Config, layers: int) -> list[Kind]:
-    """Of every layer, and of MTP layers: where nothing is said of these, they have a window."""
+    """Of every layer, and of the first MTP layer: where nothing is said of it, it has a window."""
     rates = config.within("compress_rates") or Config({})
     ratios = {"window": 0}
     for kind, ratio, said in (("csa", 4, SPARSE), ("hca", 128, HEAVY)):
@@ -56,7 +58,7 @@ def kinds(config: Config, layers: int) -> list[Kind]:
 
 
 def hashed(config: Config, layers: int) -> list[bool]:
-    """Whether a layer chooses experts by token id. MTP layers do not."""
+    """Whether a layer chooses experts by token id. The MTP layer does not."""
     if "mlp_layer_types" in config.found:
         found = _each(config, "mlp_layer_types", ROUTERS, layers)
     else:
@@ -77,7 +79,8 @@ def ropes(config: Config, channels: int) -> tuple[Rope, Rope]:
 
 
 def _mtp(config: Config) -> int:
-    return config.integer("num_nextn_predict_layers", 0)
+    """Of MTP layers only the first is run."""
+    return min(1, config.integer("num_nextn_predict_layers", 0))
 
 
 def _each(config: Config, field: str, known: Mapping[Any, Any], layers: int) -> list[Any]:

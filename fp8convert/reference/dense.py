@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import FormatError
 from ..strictjson import brief
-from .attention import attend, causal_mask
+from .attention import attend, by_head, causal_mask
 from .config import Config
 from .moe import mlp
 from .numerics import rms_norm
@@ -39,7 +39,7 @@ class Dense:
         self.vocabulary = config.integer("vocab_size", least=1)
         self.hidden = config.integer("hidden_size", least=1)
         self.width = config.integer("intermediate_size", least=1)
-        self.eps = config.number("rms_norm_eps")
+        self.eps = config.positive("rms_norm_eps")
         self.tied = config.flag("tie_word_embeddings", False)
         self.mtp = 0
         self.heads = config.integer("num_attention_heads", least=1)
@@ -101,8 +101,7 @@ class Dense:
 
     def _heads(self, x: Tensor, module: str, count: int) -> Tensor:
         """x [b, l, h] to [b, n, l, d]."""
-        out = self.w.linear(x, module, rows=count * self.channels, bias=self.biases[0])
-        return out.view(*out.shape[:2], -1, self.channels).transpose(1, 2)
+        return by_head(self.w, x, module, count, self.channels, bias=self.biases[0])
 
     def _head_norm(self, x: Tensor, module: str) -> Tensor:
         return rms_norm(x, self.w.get(f"{module}.weight", (self.channels,)), self.eps)
@@ -113,10 +112,10 @@ class Dense:
     def _longer(self) -> tuple[float, int] | None:
         """What scales q beyond the trained length, which is the other number."""
         said = self.rope.said
-        for place in (self.config, said):
-            place.only("partial_rotary_factor", 1)
         if self.model != MINISTRAL3:
             said.only("llama_4_scaling_beta", 0)
+        elif not said.found:  # transformers would take YaRN, and this scaling, of its own
+            raise FormatError(f"{said.where}: rope_parameters is missing, expected an object")
         beta = said.number("llama_4_scaling_beta", 0)
         return (beta, said.integer("original_max_position_embeddings", least=1)) if beta else None
 

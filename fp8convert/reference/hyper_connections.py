@@ -33,6 +33,7 @@ class HyperConnections:
         self.iterations = config.integer("hc_sinkhorn_iters", least=1)
         self.eps = config.positive("hc_eps")
         self.norm_eps = config.positive("rms_norm_eps")
+        weights.get("hc_head_base", (self.streams,))  # are there so many
 
     def spread(self, x: Tensor) -> Tensor:
         """x [b, l, h] as equal streams [b, l, N, h]."""

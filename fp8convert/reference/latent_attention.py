@@ -18,11 +18,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import FormatError, shown
-from .attention import attend, causal_mask
+from .attention import attend, by_head, causal_mask
 from .config import Config
 from .numerics import rms_norm
-from .rope import halves, interleaved, mscale, rope_of
+from .rope import halves, interleaved, kind_of, mscale, rope_of
 from .weights import Weights
 
 EPS = 1e-6  # of both norms, whatever rms_norm_eps is: as in the published modeling code
@@ -71,7 +70,7 @@ class LatentAttention:
             rows, module = self.query_latent, f"{at}q_b_proj"
             x = self.w.linear(x, f"{at}q_a_proj", rows=rows, bias=self.bias)
             x = self._norm(x, f"{at}q_a_layernorm")
-        q = self.by_head(x, module, self.heads, self.plain + self.turned)
+        q = by_head(self.w, x, module, self.heads, self.plain + self.turned)
         return x, (q[..., : self.plain], q[..., self.plain :])
 
     def _latents(self, at: str, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +83,7 @@ class LatentAttention:
     def _naive(self, module: str, q: Heads, c: Tensor, r: Tensor, mask: Tensor) -> Tensor:
         """[b, n, l, d], from the keys and values of every head."""
         n, channels = q[0].shape[1], self.plain + self.values
-        both = self.by_head(c[:, 0], module, self.heads, channels, here=n)
+        both = by_head(self.w, c[:, 0], module, self.heads, channels, here=n)
         k = torch.cat([both[..., : self.plain], r.expand(-1, n, -1, -1)], -1)
         return attend(torch.cat(q, -1), k, both[..., self.plain :], mask, self.scale)
 
@@ -99,25 +98,13 @@ class LatentAttention:
         out = attend(torch.cat([plain, q[1]], -1), torch.cat([c, r], -1), c, mask, self.scale)
         return (out.float() @ each[:, self.plain :].transpose(1, 2)).to(c.dtype)
 
-    def by_head(self, x: Tensor, module: str, heads: int, channels: int, here: int = 0) -> Tensor:
-        """``module`` of x [b, l, i], which gives ``heads`` on all ranks: [b, n, l, channels].
-
-        FormatError unless a rank has whole heads, as many as are ``here`` if that is known.
-        """
-        out = self.w.linear(x, module, rows=heads * channels, bias=False)
-        n, rest = divmod(out.shape[-1], channels)
-        if rest or n != (here or n):
-            raise FormatError(
-                f"weight {shown(module + '.weight')} has {out.shape[-1]} rows on a rank, expected "
-                f"{here or 'whole'} heads of {channels}"
-            )
-        return out.view(*x.shape[:2], n, channels).transpose(1, 2)
-
     def _norm(self, x: Tensor, module: str) -> Tensor:
         return rms_norm(x, self.w.get(f"{module}.weight", (x.shape[-1],)), EPS)
 
 
 def _correction(said: Config) -> float:
     """YaRN's, of queries or of keys; where ``mscale_all_dim`` is 0 there is none."""
+    if kind_of(said) == "default":
+        return 1.0
     every = said.number("mscale_all_dim", 0)
     return mscale(said.positive("factor", 1), every) if every else 1.0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..errors import SchemeError, shown
+from ..errors import FormatError, SchemeError, shown
 from .groups import all_reduce, check_same
 from .numerics import swiglu
 from .weights import Weights, copies
@@ -19,10 +19,8 @@ def mlp(
     w: Weights, x: Tensor, names: Names, width: int, limit: float = 0.0, bias: bool | None = None
 ) -> Tensor:
     """``down(silu(gate x) * up x)`` [..., h]; ``width`` is the inner one on all ranks."""
-    gate, up, down = names
-    g, u = (w.linear(x, name, rows=width, bias=bias) for name in (gate, up))
-    inner = swiglu(g, u, limit)
-    return w.linear(inner, down, whole=width, rows=x.shape[-1], bias=bias)
+    inner = _inner(w, x, names, width, limit, bias)
+    return w.linear(inner, names[2], whole=width, rows=x.shape[-1], bias=bias)
 
 
 def routed(
@@ -42,17 +40,29 @@ def routed(
     out = torch.zeros(x.shape, device=x.device)
     experts = torch.unique(chosen).tolist()
     for expert, holders in zip(experts, _holders(w, experts, names), strict=True):
-        gate, up, down = names(expert)
+        gate, _, down = names(expert)
         if not w.has(f"{gate}.weight"):
             continue
         here = chosen == expert  # [t, k]; hash tables may have an expert twice for a token
         tokens = here.any(-1).nonzero().squeeze(-1)
-        g, u = (w.linear(x[tokens], name, rows=width, bias=False) for name in (gate, up))
-        inner = swiglu(g, u, limit)
+        inner = _inner(w, x[tokens], names(expert), width, limit, bias=False)
         w.check_rows(f"{down}.weight", x.shape[-1])
         given = w.product(inner, f"{down}.weight") / copies(holders, inner.shape[-1], width)
         out[tokens] += given * (share * here).sum(-1)[tokens, None]
     return all_reduce(out, w.group)
+
+
+def _inner(
+    w: Weights, x: Tensor, names: Names, width: int, limit: float, bias: bool | None
+) -> Tensor:
+    """``silu(gate x) * up x`` of what this rank has of both; FormatError unless that is as much."""
+    gate, up = (w.linear(x, name, rows=width, bias=bias) for name in names[:2])
+    if gate.shape != up.shape:
+        raise FormatError(
+            f"weight {shown(names[0] + '.weight')} has {gate.shape[-1]} rows, "
+            f"{shown(names[1] + '.weight')} {up.shape[-1]}, expected as many on a rank"
+        )
+    return swiglu(gate, up, limit)
 
 
 def _holders(w: Weights, experts: list[int], names: Callable[[int], Names]) -> list[int]:

@@ -17,6 +17,7 @@ from ..errors import FormatError, listed, shown
 from .config import Config
 
 THETA = 10000.0
+MOST_CHANNELS = 1 << 16  # they are computed before any weight has shown how many there are
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,17 @@ def rope_of(config: Config, channels: int, said: Config | None = None) -> Rope:
 
     ``said`` is the object to read, where a config has several.
     """
-    if channels % 2:
-        raise FormatError(f"{config.where}: {channels} rotary channels, expected an even number")
+    if channels % 2 or channels > MOST_CHANNELS:
+        raise FormatError(
+            f"{config.where}: {channels} rotary channels, expected an even number of at most "
+            f"{MOST_CHANNELS}"
+        )
     said = said or _declared(config)
     theta = said.number("rope_theta", config.number("rope_theta", THETA))
     if theta <= 1:
         raise FormatError(f"{said.where}: rope_theta is {theta:g}, expected more than 1")
     plain = 1.0 / theta ** (torch.arange(0, channels, 2).float() / channels)
-    kind = said.text("rope_type", said.text("type", "default"))
+    kind = kind_of(said)
     if kind == "default":
         return Rope(plain, said=said)
     if kind == "linear":
@@ -57,6 +61,11 @@ def rope_of(config: Config, channels: int, said: Config | None = None) -> Rope:
     raise FormatError(
         f"{said.where}: rope_type is {shown(kind)}, supported: default, linear, llama3, yarn"
     )
+
+
+def kind_of(said: Config) -> str:
+    """Of rotary settings, in either form."""
+    return said.text("rope_type", said.text("type", "default"))
 
 
 def interleaved(x: Tensor, turn: tuple[Tensor, Tensor], back: bool = False) -> Tensor:
@@ -81,7 +90,8 @@ def mscale(factor: float, scale: float) -> float:
 
 
 def _declared(config: Config) -> Config:
-    """Where ``config`` has its rotary settings; empty if it has none."""
+    """Where ``config`` has its rotary settings; empty if it has none. All channels are turned."""
+    config.only("partial_rotary_factor", 1)
     for name in ("rope_scaling", "rope_parameters"):
         if (said := config.within(name)) and said.found:
             kinds = [key for key, value in said.found.items() if isinstance(value, dict)]
@@ -89,6 +99,7 @@ def _declared(config: Config) -> Config:
                 raise FormatError(
                     f"{said.where} has settings for {listed(kinds)} each, supported: one for all"
                 )
+            said.only("partial_rotary_factor", 1)
             return said
     return Config({}, config.where)
 

@@ -129,12 +129,11 @@ def steps(model: Model, tokens: Tensor, layers: Sequence[int] | None = None) -> 
 
     UsageError if a token or a layer is out of range.
     """
-    chosen = range(model.layers) if layers is None else layers
     check_tokens(tokens, model.vocabulary)
-    check_layers(chosen, model.layers)
+    check_layers(layers or (), model.layers)
     tokens = tokens.to(model.w.device)
     x = model.embed(tokens)
-    for n in chosen:
+    for n in range(model.layers) if layers is None else layers:
         x = model.layer(n, x, tokens)
         yield Step(n, model.kind(n), x)
 

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,9 @@ import torch
 from safetensors import safe_open
 
 import fp8convert
-from fp8convert.errors import Fp8ConvertError, SchemeError, UsageError
-from fp8convert.parity import weighing
-from fp8convert.parity.compare import Options, compare, plain
+from fp8convert.errors import DataError, Fp8ConvertError, SchemeError, UsageError
+from fp8convert.parity import measures, weighing
+from fp8convert.parity.compare import Options, _lead, compare, plain
 from fp8convert.parity.control import FACTORS
 from fp8convert.parity.summary import cases
 from fp8convert.parity.tokens import Wanted
@@ -63,7 +64,7 @@ def test_fp8_and_its_bf16_copy_are_identical(tiny_fp8: Path, tiny_bf16: Path, co
     sides = [(found[s]["scheme"], found[s]["ranks"]) for s in ("reference", "candidate")]
     assert sides == [("fp8-block", 1), ("none", 1)]
     assert found["tokens"] == {"batch": 1, "length": 12, "source": "seed 1"}
-    assert all(w["different"] == 0 < w["weights"] == w["used"] for w in found["weights"])
+    assert all(w["different"] == 0 < w["weights"] == w["total"] for w in found["weights"])
     assert found["memory"]["peak_rss_bytes"] > 1e6
     assert found["memory"]["read_bytes"] > 1e6
     assert found["memory"]["largest_band_bytes"] >= 1024 * 192 * 4
@@ -80,7 +81,8 @@ def test_the_measures_are_of_the_logits_that_each_side_has(llama: Path, tmp_path
     assert head["max_abs"] == float((a - b).abs().max())
     assert head["relative_rms"] == pytest.approx(0.5, rel=1e-6)
     assert found["verdict"] == "fail"
-    assert found["reasons"] == [f"logits: {reason}" for reason in head["failed"]]
+    reasons = [f"logits: {reason}" for reason in head["failed"]]
+    assert found["reasons"] == [*reasons, "weights: 1 of 1 in head differ, expected none"]
     assert found["starts"] is None  # it is the head
     assert len(found["scatter"]["reference"]) == 12 * 96
 
@@ -106,8 +108,8 @@ def test_of_many_weights_some_bands_are_looked_at(
     monkeypatch.setattr(weighing, "MOST", 1 << 16)
     found = {w["class"]: w for w in compared(tiny_fp8, tiny_bf16)["weights"]}
     routed, norms = found["routed experts"], found["norms"]
-    assert 4 <= routed["weights"] <= 8 < routed["used"]
-    assert norms["weights"] == norms["used"]
+    assert 4 <= routed["weights"] <= 8 < routed["total"]
+    assert norms["weights"] == norms["total"]
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +156,51 @@ def test_broken_ones_do_not_pass_as_requantized(
     assert any("relative_rms" in r or "max_rms" in r for r in found["reasons"])
 
 
+def test_a_weight_that_differs_where_no_token_looks_is_not_identical(
+    llama: Path, tmp_path: Path
+) -> None:
+    unused = set(range(96)) - set(TOKENS.tokens("", 96).ids.flatten().tolist())
+    row = min(unused)
+
+    def change(w: torch.Tensor, by: float) -> torch.Tensor:
+        return torch.cat([w[:row], w[row : row + 1] * by, w[row + 1 :]])
+
+    table = "model.embed_tokens.weight"
+    for by in (2.0, math.nan):
+        other = copy(llama, tmp_path / str(by), {table: lambda w, by=by: change(w, by)})
+        found = compared(llama, other)
+        assert found["heads"][0]["max_abs"] == 0
+        assert found["reasons"] == ["weights: 1 of 1 in embedding differ, expected none"]
+        assert found["verdict"] == "fail"
+        (case,) = [case for case in cases(found) if case.name == "weights"]
+        assert case.failed == found["reasons"][0]
+        assert compared(llama, other, own={"max_abs": 0.01})["verdict"] == "pass"
+        assert compared(other, other)["verdict"] == "pass"  # NaN that no token meets
+
+
+def test_an_expert_that_no_token_goes_to_is_compared_by_its_weights(
+    tiny_bf16: Path, tmp_path: Path
+) -> None:
+    used = open_model(tiny_bf16)
+    logits_of(used, TOKENS.tokens("", 1024).ids)
+    names = [f"model.layers.1.mlp.experts.{n}.up_proj.weight" for n in range(16)]
+    unused = next(name for name in names if name not in used.w.used)
+    found = compared(tiny_bf16, copy(tiny_bf16, tmp_path / "other", {unused: times(2)}))
+    assert found["heads"][0]["max_abs"] == 0
+    assert found["reasons"] == ["weights: 1 of 144 in routed experts differ, expected none"]
+
+
+def test_what_was_left_out_is_noted(tiny_fp8: Path, tiny_bf16: Path) -> None:
+    (note,) = compared(tiny_fp8, tiny_bf16)["notes"]
+    assert "of 48 routed experts: of the others weights were compared" in note
+    notes = compared(tiny_bf16, tiny_bf16, wanted=Wanted(seed=0, length=1))["notes"]
+    assert notes[:2] == [
+        "REF and CANDIDATE are the same folder",
+        "the MTP head was not run: it predicts from two tokens",
+    ]
+    assert "which is on one side only" in compared(tiny_fp8, tiny_bf16, compute="fp8")["notes"][0]
+
+
 @pytest.mark.parametrize("profile", ["identical", "requantized"])
 @pytest.mark.parametrize("side", [0, 1])
 def test_nan_is_a_failure_wherever_it_is(
@@ -195,10 +242,12 @@ def test_an_mtp_head_on_one_side_only_is_said(tiny_bf16: Path, tmp_path: Path) -
     without = copy(tiny_bf16, tmp_path / "without", extra)
     for sides, which in (((tiny_bf16, without), "reference"), ((without, tiny_bf16), "candidate")):
         found = compared(*sides)
-        assert found["notes"] == [f"only the {which} has an MTP head"]
+        assert found["notes"][0] == f"only the {which} has an MTP head"
         assert [h["name"] for h in found["heads"]] == ["logits"]
         assert found["verdict"] == "pass"
-    assert compared(without, without)["notes"] == []
+    assert not any("MTP" in note for note in compared(without, without)["notes"])
+    with pytest.raises(UsageError, match="3 is the MTP layer, which CANDIDATE does not have"):
+        compared(tiny_bf16, without, layers=(0, 3))
 
 
 def test_layers_are_those_that_are_asked_for(tiny_fp8: Path, tiny_bf16: Path) -> None:
@@ -230,6 +279,53 @@ def test_ranks_are_compared_by_reduction_order(llama: Path, llama_ranks: Path) -
     assert all(w["different"] == 0 for w in found["weights"])
     assert {w["class"] for w in found["weights"]} >= {"attention", "head", "embedding"}
     assert compared(llama_ranks, llama, profile="identical")["profile"] == "identical"
+
+
+def test_weights_that_ranks_disagree_on_are_a_difference(
+    llama: Path, llama_ranks: Path, tmp_path: Path
+) -> None:
+    name = "model.layers.1.input_layernorm.weight"
+    shutil.copytree(llama_ranks, tmp_path / "ranks")
+    shutil.rmtree(tmp_path / "ranks" / "rank1")
+    copy(llama_ranks / "rank1", tmp_path / "ranks" / "rank1", {name: times(1.5)})
+    found = compared(llama, tmp_path / "ranks")
+    assert found["verdict"] == "fail"
+    assert any(f"weights: tensor '{name}' differs" in reason for reason in found["reasons"])
+    assert found["weights"] == []
+
+
+def test_a_missing_weight_is_said_to_be_of_its_side(llama: Path, tmp_path: Path) -> None:
+    other = copy(llama, tmp_path / "other", {"lm_head.weight": None})
+    for sides, which in (((llama, other), "CANDIDATE"), ((other, llama), "REF")):
+        with pytest.raises(SchemeError, match=f"^{which}: weight 'lm_head.weight' is missing"):
+            compared(*sides)
+
+
+def test_what_ends_process_0_is_said_where_the_others_are_gone_as_well(llama: Path) -> None:
+    class Gone:
+        rank, size = 0, 2
+
+        def gather(self, x: torch.Tensor) -> Any:
+            raise DataError("another rank has stopped")
+
+    def result() -> Any:
+        raise SchemeError("the reason")
+
+    side = SimpleNamespace(model=open_model(llama))
+    tokens = SimpleNamespace(ids=torch.tensor([[1]]))
+    run: Any = SimpleNamespace(sides=(side, side), tokens=tokens, result=result)
+    group: Any = Gone()
+    with pytest.raises(SchemeError, match="the reason"):
+        _lead(run, group)
+
+
+def test_more_tokens_than_memory_has_room_for(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(measures, "difference", refuse)
+    with pytest.raises(Fp8ConvertError, match="not enough memory for so many tokens"):
+        compared(llama, llama)
 
 
 def test_ranks_in_another_order_are_noticed(llama: Path, llama_ranks: Path, tmp_path: Path) -> None:

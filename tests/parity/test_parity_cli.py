@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -92,6 +93,19 @@ def test_files_are_written_whether_it_passes_or_not(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["parity.html", "parity.xml"]
 
 
+def test_a_page_that_cannot_be_written_does_not_take_the_summary_with_it(
+    llama: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(src: object, dst: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    done = run("parity", llama, llama, "--report", tmp_path / "page.html")
+    assert (done.code, done.out.splitlines()[-1]) == (1, "verdict: PASS (identical)")
+    assert "--report: [Errno 28]" in done.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_tokens_are_chosen_as_for_logits(
     llama: Path, tiny_bf16: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -122,6 +136,9 @@ def test_tokens_are_chosen_as_for_logits(
         (("--layers", "5"), "expected some of 0 to 1, in order"),
         (("--junit", "nowhere/a.xml"), "--junit: nowhere/a.xml is not a file in a folder"),
         (("--report", "."), "--report: . is not a file in a folder"),
+        (("--junit", "same", "--report", "./same"), "--junit and --report are the same file"),
+        (("--max-kl", "nan"), "'nan' is not a number"),
+        (("--length", 2**40), "--length"),
     ],
 )
 def test_usage_errors_exit_2(

@@ -127,9 +127,15 @@ def test_an_undetected_control_is_loud_and_never_a_pass(verdict: str) -> None:
 
 def test_cases_of_a_pass() -> None:
     found = cases(results.same())
-    assert [c.name for c in found] == ["logits: max_abs", "logits: finite", "control", "verdict"]
+    assert [c.name for c in found] == [
+        "logits: max_abs",
+        "logits: finite",
+        "weights",
+        "control",
+        "verdict",
+    ]
     assert not [c for c in found if c.failed or c.skipped]
-    assert [c.seconds for c in found] == [0.0, 0.0, 1.125, 5.75]
+    assert [c.seconds for c in found] == [0.0, 0.0, 0.0, 1.125, 5.75]
     assert "layer 2  moe               0        0" in of(found, "verdict").detail.split("\n")
 
 

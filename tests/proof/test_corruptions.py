@@ -17,7 +17,7 @@ from . import corruptions as c
 DIFFERENT = 3
 VERIFY, AGAINST, PARITY = "verify", "against", "parity"
 # Who finds it. verify without the source sees what no sound checkpoint has; with it, every bit and
-# every field of the config; parity what changes the logits, but not what rounds away.
+# every field of the config; parity what changes the logits, and weights where that rounds away.
 FOUND = {
     "experts shifted by one": {AGAINST, PARITY},
     "gate and up swapped": {AGAINST, PARITY},
@@ -26,7 +26,7 @@ FOUND = {
     "rope not interleaved": {AGAINST, PARITY},
     "keys for values": {AGAINST, PARITY},
     "router bias dropped": {AGAINST, PARITY},
-    "router bias rounded to BF16": {AGAINST},
+    "router bias rounded to BF16": {AGAINST, PARITY},
     "codes without their scale": {AGAINST, PARITY},
     "blocks by the shape of the grid": {AGAINST, PARITY},
     "cut, not rounded": {AGAINST, PARITY},

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fp8convert.reference.attention import attend, causal_mask
+from fp8convert.errors import FormatError
+from fp8convert.reference.attention import attend, by_head, causal_mask
+from fp8convert.reference.groups import Threads
 
-from .held import random
+from .held import random, weights
 
 
 @pytest.mark.parametrize("window", [0, 1, 3, 5, 9])
@@ -49,3 +51,21 @@ def test_it_is_rounded_once() -> None:
     found = attend(q, k, v, mask, 1.0)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, exact.bfloat16())
+
+
+@pytest.mark.parametrize(("heads", "keys"), [(4, 3), (2, 4)])
+def test_a_head_of_keys_is_shared_by_whole_heads_of_queries(heads: int, keys: int) -> None:
+    q, k = random(1, heads, 3, 4), random(1, keys, 3, 4)
+    with pytest.raises(FormatError, match=f"{heads} heads of queries and {keys} of keys"):
+        attend(q, k, k, causal_mask(3), 1.0)
+
+
+def test_a_rank_has_whole_heads() -> None:
+    """Of 4 heads of 6 channels, two ranks; more rows than a share are not wrong by themselves."""
+    x, group = random(1, 3, 8), Threads(2)
+    for rows, heads in ((12, 2), (18, 3), (24, 4)):
+        w = weights({"q.weight": random(rows, 8)}, group=group.member(0))
+        assert by_head(w, x, "q", 4, 6).shape == (1, heads, 3, 6)
+    w = weights({"q.weight": random(20, 8)}, group=group.member(0))
+    with pytest.raises(FormatError, match=r"'q.weight' has 20 rows .* expected whole heads of 6"):
+        by_head(w, x, "q", 4, 6)

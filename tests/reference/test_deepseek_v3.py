@@ -14,7 +14,7 @@ from transformers.modeling_layers import MtpModel
 
 from fp8convert import to_bf16
 from fp8convert.errors import FormatError, SchemeError
-from fp8convert.reference.run import open_model
+from fp8convert.reference.run import open_model, steps
 from fp8convert.reference.weights import Weights
 
 from . import v3
@@ -134,6 +134,12 @@ def test_every_field_matters(v3_case: Case, fields: dict[str, Any]) -> None:
     """Or the comparison with transformers would not see it."""
     right, wrong = given(opened(v3_case))[3], given(opened(v3_case, **fields))[3]
     assert relative(wrong, right) > 0.02
+
+
+def test_plain_rope_has_no_correction_whatever_else_is_said(v3_case: Case) -> None:
+    said = v3.YARN | {"rope_type": "default"}
+    found, plain = (given(opened(v3_case, rope_scaling=r)) for r in (said, None))
+    assert same(found, plain)
 
 
 def test_bf16_is_as_near_as_transformers_bf16(tmp_path: Path) -> None:
@@ -297,6 +303,7 @@ def test_one_token_has_no_next(v3_case: Case) -> None:
         ({"num_experts_per_tok": 9}, "num_experts_per_tok"),
         ({"kv_lora_rank": None}, "kv_lora_rank"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "rope_type"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"mlp_layer_types": ["dense", "sparse"]}, "mlp_layer_types"),
         ({"mlp_layer_types": ["dense", "sparse", "hash"]}, "mlp_layer_types"),
     ],
@@ -305,6 +312,14 @@ def test_one_token_has_no_next(v3_case: Case) -> None:
 def test_what_it_is_not_is_refused_by_field(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(FormatError, match=named):
         v3.build(V3 | fields, Weights(v3.Memory({}), "fp32"))
+
+
+def test_a_count_of_layers_takes_no_memory(v3_case: Case) -> None:
+    """One that is far from those that are there, which running them would find."""
+    ours = opened(v3_case, num_hidden_layers=1 << 50)
+    assert ours.kind((1 << 50) - 1) == "moe"
+    with pytest.raises(SchemeError, match=r"layers\.4\.input_layernorm\.weight' is missing"):
+        list(steps(ours, SHORT))
 
 
 def test_every_second_layer_may_be_dense(v3_case: Case) -> None:

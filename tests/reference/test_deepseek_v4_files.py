@@ -191,6 +191,7 @@ def test_a_weight_of_another_shape_is_named(name: str, tensors: dict[str, Tensor
         ("attention_bias", True),
         ("compress_ratios", [0, 4, 128]),
         ("compress_ratios", [0, 4, 128, 0, 8, 0]),
+        ("compress_rate_csa", 8),
         ("compress_rates", {"compressed_sparse_attention": 0}),
         ("hidden_act", "gelu"),
         ("layer_types", ["sliding_attention", "full_attention"] * 3),
@@ -213,6 +214,16 @@ def test_a_field_that_is_not_supported_is_named(
 ) -> None:
     with pytest.raises(FormatError, match=rf"config\.json: {field}"):
         _model(tensors, **{field: value})
+
+
+def test_counts_that_are_far_from_what_is_there_take_no_memory(tensors: dict[str, Tensor]) -> None:
+    with pytest.raises(
+        FormatError, match=r"'hc_head_base' is \[4\], expected \[1125899906842624\]"
+    ):
+        _model(tensors, hc_mult=1 << 50)
+    assert _model(tensors, num_nextn_predict_layers=1 << 50).mtp == 1 << 50
+    with pytest.raises(FormatError, match="compress_ratios has 6 entries"):
+        _model(tensors, num_hidden_layers=1 << 50)
 
 
 def test_a_table_of_experts_that_are_not_there(tensors: dict[str, Tensor]) -> None:

@@ -146,6 +146,7 @@ def test_a_weight_of_each_kind_matters(tmp_path: Path) -> None:
         ({"num_key_value_heads": 3}, "num_key_value_heads is 3, expected to divide num_att"),
         ({"num_attention_heads": 0}, "num_attention_heads is '0', expected an integer of at least"),
         ({"rms_norm_eps": None}, "rms_norm_eps is missing, expected a number"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps is '-1', expected a number above 0"),
         ({"head_dim": 23}, "23 rotary channels, expected an even number"),
         ({"layer_types": ["sliding_attention"] * 2}, "layer_types is"),
         ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_type is 'dynamic', supported"),
@@ -159,6 +160,14 @@ def test_a_field_that_is_not_supported_is_named(
 ) -> None:
     folder = hf.change(made("llama", tmp_path), **fields)
     with pytest.raises(FormatError, match=f"config.json: .*{message}"):
+        open_model(folder)
+
+
+@pytest.mark.parametrize("empty", [None, {}])
+def test_ministral3_has_no_rope_of_its_own(empty: hf.Config | None, tmp_path: Path) -> None:
+    """Where transformers would take one that no field says."""
+    folder = hf.change(made("ministral3", tmp_path), rope_parameters=empty)
+    with pytest.raises(FormatError, match=r"config\.json: rope_parameters is missing"):
         open_model(folder)
 
 

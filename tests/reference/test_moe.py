@@ -124,6 +124,14 @@ def test_wrong_shapes_are_named(name: str, shape: tuple[int, int], message: str)
         routed(w, X, CHOSEN, SHARE, names, WIDTH)
 
 
+def test_a_rank_has_as_much_of_gate_as_of_up() -> None:
+    """Both are a share of the rows, and one is more."""
+    held = {**cut(0), "1.up.weight": TENSORS["1.up.weight"][: WIDTH // 2 + 1]}
+    w = weights(held, group=Threads(2).member(0))
+    with pytest.raises(FormatError, match=r"'1.gate.weight' has 4 rows, '1.up.weight' 5"):
+        mlp(w, X[None], names(1), WIDTH)
+
+
 @pytest.mark.parametrize("limit", [0.0, 0.5])
 def test_an_mlp_is_an_expert_of_every_token(limit: float) -> None:
     found = mlp(weights(TENSORS), X[None], names(1), WIDTH, limit)

@@ -124,7 +124,8 @@ def test_ranks_of_v4(compute: str, tp: int, models: Models) -> None:
 def test_ranks_in_other_formats(id: str, tp: int, models: Models) -> None:
     """Smaller blocks, four bits, a scale a tensor, tied tables."""
     kv = source(id).config["num_attention_heads" if id == "kimi" else "num_key_value_heads"]
-    made = source(id).changed(f"{id}-run", rms_norm_eps=1e-6, num_key_value_heads=kv)
+    plain = {"rope_parameters": {"rope_theta": 10000}}
+    made = source(id).changed(f"{id}-run", rms_norm_eps=1e-6, num_key_value_heads=kv, **plain)
     expected = logits(models.source(made))
     assert apart(expected, logits(models.shard(made, tp, layout="hf"))) <= FLOAT32
 

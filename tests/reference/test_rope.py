@@ -118,6 +118,8 @@ def test_settings_may_be_given_apart() -> None:
             Config({"rope_parameters": {"full_attention": {"rope_type": "default"}}}),
             "rope_parameters has settings for 'full_attention' each, supported: one for all",
         ),
+        (Config({"partial_rotary_factor": 0.5}), "partial_rotary_factor is '0.5', supported: '1'"),
+        (saved("default", 1e4, {"partial_rotary_factor": 0.5}), "rope_parameters: partial_rotary"),
     ],
 )
 def test_what_is_not_supported_is_named(config: Config, message: str) -> None:
@@ -125,9 +127,10 @@ def test_what_is_not_supported_is_named(config: Config, message: str) -> None:
         rope_of(config, CHANNELS)
 
 
-def test_channels_are_pairs() -> None:
-    with pytest.raises(FormatError, match="7 rotary channels, expected an even number"):
-        rope_of(Config({}), 7)
+@pytest.mark.parametrize("channels", [7, 1 << 50])
+def test_channels_are_pairs_and_not_too_many(channels: int) -> None:
+    with pytest.raises(FormatError, match=f"{channels} rotary channels, expected an even number"):
+        rope_of(Config({}), channels)
 
 
 def turned(x: Tensor, config: Config) -> tuple[Tensor, tuple[Tensor, Tensor]]:
