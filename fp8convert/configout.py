@@ -14,9 +14,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .declared import KEY, Config, mapping
+from .errors import SchemeError
 
 # What a loader takes as "this checkpoint is quantized", or as the dtype to load in.
 QUANTIZATION_KEYS = (KEY, "compression_config")
+BLOCK_KEY = "weight_block_size"
 EXPERTS_KEY = "expert_dtype"  # DeepSeek V4's, of its experts' codes
 DTYPE_KEYS = ("torch_dtype", "dtype")
 MTP_KEYS = ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules")
@@ -145,11 +147,16 @@ def config_without(config: Config, modules: Sequence[str]) -> Config | None:
 
 
 def reblocked_config(config: Config, block: Sequence[int]) -> Config:
-    """``config`` with another ``weight_block_size``."""
+    """``config`` with another ``weight_block_size``; SchemeError if that is not how it declares
+    its blocks."""
     out = copy.deepcopy(config)
-    for place in _places(out):
-        if "weight_block_size" in mapping(place.get(KEY)):
-            place[KEY]["weight_block_size"] = list(block)
+    declared = [p[KEY] for p in _places(out) if BLOCK_KEY in mapping(p.get(KEY))]
+    if not declared:
+        raise SchemeError(
+            f"reblock: config.json declares no {BLOCK_KEY}, so nothing would tell of smaller blocks"
+        )
+    for said in declared:
+        said[BLOCK_KEY] = list(block)
     return out
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import fp8convert
+from fp8convert.samples import make_sample
 
 from .quantized import oracle as quantizing
 from .quantized import readers
@@ -207,6 +208,17 @@ def test_blocks_of_the_192_rows(runs: Runs) -> None:
     folder = runs.shard("rows_of_192", 2, layout="hf", misaligned="reblock")
     section = readers.config(folder / "rank1")["quantization_config"]
     assert section["weight_block_size"] == [32, 32]  # of 96 and 128 the common divisor
+
+
+def test_smaller_blocks_need_a_place_to_be_declared(tmp_path: Path) -> None:
+    """compressed-tensors' MXFP8 has groups of 32 by name."""
+    bf16, mxfp8, ranks = (tmp_path / name for name in ("bf16", "mxfp8", "ranks"))
+    make_sample(str(bf16), "qwen3-fp8", scheme="bf16")
+    fp8convert.quantize(bf16, mxfp8, "mxfp8")
+    options = {"layout": "hf", "experts": "cut", "misaligned": "reblock"}
+    with pytest.raises(fp8convert.Fp8ConvertError, match="declares no weight_block_size"):
+        fp8convert.shard_for_tp(mxfp8, ranks, 4, **options)
+    assert not ranks.exists()
 
 
 def test_the_layout_deepseek_knows_one_size_of_blocks(runs: Runs) -> None:
