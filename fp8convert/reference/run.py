@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import resource
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -147,9 +145,3 @@ def logits_of(model: Model, tokens: Tensor, layers: Sequence[int] | None = None)
     if x is None:
         raise UsageError("no layer to run, expected at least one")
     return model.logits(x)
-
-
-def peak_rss() -> int:
-    """The most memory this process has had resident so far, in bytes."""
-    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return found if sys.platform == "darwin" else found * 1024

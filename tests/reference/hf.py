@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,3 +90,15 @@ def ours(model: Model, ids: Tensor) -> Run:
 def relative(found: Tensor, expected: Tensor) -> float:
     """RMS of the difference over that of what is expected."""
     return float((found - expected).norm() / expected.norm())
+
+
+@contextmanager
+def outputs(*modules: torch.nn.Module) -> Iterator[list[Any]]:
+    """What these modules give while it is open, in order."""
+    found: list[Any] = []
+    hooks = [m.register_forward_hook(lambda _m, _i, out: found.append(out)) for m in modules]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -9,14 +9,12 @@ import pytest
 import torch
 
 from fp8convert.errors import SchemeError, UsageError
-from fp8convert.reference import run
 from fp8convert.reference.run import (
     ARCHITECTURES,
     architecture,
     check_tokens,
     logits_of,
     open_model,
-    peak_rss,
     power_of_two,
     steps,
 )
@@ -133,13 +131,3 @@ def test_fp8_scales_are_powers_of_two_where_the_checkpoint_says_so() -> None:
     for said in ({}, {"scale_fmt": "float"}, None):
         assert not power_of_two({"quantization_config": said})
     assert not power_of_two({})
-
-
-def test_memory_is_counted_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = peak_rss()
-    assert before > 50 << 20  # torch alone
-    held = torch.ones(1 << 26)  # 256 MiB
-    assert peak_rss() >= held.nbytes
-    real = run.resource.getrusage(run.resource.RUSAGE_SELF).ru_maxrss
-    monkeypatch.setattr(run.sys, "platform", "darwin")  # which counts in bytes
-    assert peak_rss() == pytest.approx(real, rel=0.1)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from fp8convert.reference.source import Named
 from fp8convert.reference.weights import Weights
 
 from ..checkpoints import write
+from .hf import outputs
 
 YARN: dict[str, Any] = {
     "beta_fast": 4,
@@ -177,18 +177,6 @@ class Memory:
 
     def blocks(self, name: str, rows: slice) -> None:
         return None
-
-
-@contextmanager
-def outputs(*modules: torch.nn.Module) -> Iterator[list[Any]]:
-    """What these modules give while it is open, in order."""
-    found: list[Any] = []
-    hooks = [m.register_forward_hook(lambda _m, _i, out: found.append(out)) for m in modules]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.no_grad()

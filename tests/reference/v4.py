@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from transformers import DeepseekV4ForCausalLM
 from fp8convert.samples.deepseek_v4 import _model
 
 from ..checkpoints import write
+from .hf import outputs
 
 # All kinds of attention, with a router by hash and a learned one; YaRN's ramp inside the few
 # channels that are turned; a limit that cuts; epsilons that are more than rounding.
@@ -106,18 +105,6 @@ def transformers(folder: Path, dtype: torch.dtype) -> DeepseekV4ForCausalLM:
         folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
     )
     return model.eval()
-
-
-@contextmanager
-def outputs(*modules: torch.nn.Module) -> Iterator[list[Any]]:
-    """What these modules give while it is open, in order."""
-    found: list[Any] = []
-    hooks = [m.register_forward_hook(lambda _m, _i, out: found.append(out)) for m in modules]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def margins(model: DeepseekV4ForCausalLM, tokens: Tensor) -> tuple[float, float]:
