@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo recipe test check bench clean
+# Two processes on two cores; each test module in one, so that its fixtures are made once.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+.PHONY: setup demo recipe test torture check bench clean
 
 setup: $(STAMP)
 
@@ -21,7 +24,10 @@ recipe: $(STAMP)  ## the steps of docs/ci/checkpoint.yml, on a sample
 	$(BIN)/python -m tests.recipe
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+torture: $(STAMP)  ## every fault of docs/reliability.md, in full; as root, with gcc, e2fsprogs and strace
+	$(BIN)/python -m tests.faults
 
 check: $(STAMP)
 	$(BIN)/ruff check .

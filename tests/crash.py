@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -26,6 +26,8 @@ import pytest
 # Whatever changes something on disk. Reads can be traced as well.
 CHANGES = ("mkdir", "rmdir", "unlink", "open", "posix_fallocate", "ftruncate", "pwritev", "fsync",
            "replace", "rename")  # fmt: skip
+
+MOST_SECONDS = 120  # of a child
 
 Before = Callable[[str, tuple[Any, ...]], None]
 Set = Callable[[object, str, Any], None]
@@ -160,30 +162,52 @@ class Ended(NamedTuple):
 
 
 class Forker:
-    """Runs ``fp8convert`` in forked children, one at a time."""
+    """Runs ``fp8convert`` in forked children, one at a time.
 
-    def __init__(self) -> None:
+    ``preload`` is a library that all of them have loaded. Commands given in ``warm`` are run once
+    before, so that children find their kernels compiled.
+    """
+
+    def __init__(self, preload: Path | None = None, warm: Sequence[Sequence[object]] = ()) -> None:
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.crash"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[1],
+            env={**os.environ, **({"LD_PRELOAD": str(preload)} if preload else {})},
             text=True,
         )
+        self._send([[str(a) for a in argv] for argv in warm])
 
     def start(
         self, *argv: object, tamper: tuple[Any, ...] = (), kill_after: float | None = None
     ) -> None:
-        """Begin a run; ``tamper`` is the name of a tampering and its arguments."""
-        assert self._server.stdin
-        request = {"argv": [str(a) for a in argv], "tamper": tamper, "kill_after": kill_after}
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
+        """Begin a run; ``tamper`` is the name of a tampering and its arguments.
+
+        The child gets SIGALRM, and ends by it, if it takes more than ``MOST_SECONDS``.
+        """
+        self._send({"argv": [str(a) for a in argv], "tamper": tamper, "kill_after": kill_after})
+
+    def wait(self) -> Ended | None:
+        """Wait for the run that was begun to end, or to stop (SIGSTOP): None, and :meth:`go` on."""
+        assert self._server.stdout
+        found = json.loads(self._server.stdout.readline())
+        return Ended(**found) if found else None
+
+    def go(self) -> None:
+        """Have a stopped run go on."""
+        self._send("go")
 
     def end(self) -> Ended:
-        """Wait for the run that was begun."""
-        assert self._server.stdout
-        return Ended(**json.loads(self._server.stdout.readline()))
+        """Wait for the run that was begun, which does not stop."""
+        ended = self.wait()
+        assert ended, "it stopped"
+        return ended
+
+    def _send(self, request: object) -> None:
+        assert self._server.stdin
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
 
     def run(self, *argv: object, **options: Any) -> Ended:
         """Begin and wait."""
@@ -196,15 +220,23 @@ class Forker:
 
 
 def _serve() -> None:
-    from fp8convert.cli import to_bf16  # noqa: F401 (imported here once for all children)
+    from fp8convert.cli import (  # noqa: F401 (imported here once for all children)
+        quantize,
+        shard_for_tp,
+        to_bf16,
+        unshard,
+    )
 
-    _warm_up()
+    from .faults import tampering  # noqa: F401
+
+    _warm_up(json.loads(sys.stdin.readline()))
     for line in sys.stdin:
         print(json.dumps(_one(**json.loads(line))), flush=True)
 
 
-def _warm_up() -> None:
+def _warm_up(commands: list[list[str]]) -> None:
     """Convert once, so that the kernels are compiled; its threads end with it."""
+    from fp8convert.cli.main import cli
     from fp8convert.convert import to_bf16
 
     from .mini import make_mini
@@ -212,6 +244,8 @@ def _warm_up() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_mini(Path(folder) / "src")
         to_bf16(Path(folder) / "src", Path(folder) / "dst", checksum="none")
+    for argv in commands:
+        cli.main([*argv, "--quiet"], standalone_mode=False)
     gc.freeze()  # or every child copies most pages, to count references
 
 
@@ -225,7 +259,11 @@ def _one(argv: list[str], tamper: list[Any], kill_after: float | None) -> dict[s
         if kill_after is not None:
             time.sleep(kill_after)
             os.kill(pid, signal.SIGKILL)  # not yet waited for: the number is still its own
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        while os.WIFSTOPPED(status := os.waitpid(pid, os.WUNTRACED)[1]):
+            print("null", flush=True)
+            sys.stdin.readline()
+            os.kill(pid, signal.SIGCONT)
+        code = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
         return {"code": code, "out": out.read(), "err": err.read()}
@@ -237,8 +275,9 @@ def _child(argv: list[str], tamper: list[Any]) -> NoReturn:
     code = 70
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+        signal.alarm(MOST_SECONDS)
         if tamper:
-            globals()[tamper[0]](*tamper[1:])
+            _tampering(tamper[0])(*tamper[1:])
         sys.argv = ["fp8convert", *argv]
         main()
     except SystemExit as e:
@@ -249,6 +288,13 @@ def _child(argv: list[str], tamper: list[Any]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _tampering(name: str) -> Callable[..., None]:
+    from .faults import tampering
+
+    found: Callable[..., None] = globals().get(name) or getattr(tampering, name)
+    return found
 
 
 def setter(monkeypatch: pytest.MonkeyPatch) -> Set:
