@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
-from types import FrameType
+import traceback
 from typing import NoReturn
 
 import click
 
 from fp8convert.errors import EXIT_REFUSED, EXIT_RESUMABLE, Fp8ConvertError, ResumableError
 from fp8convert.version import VERSION
+
+from . import stopping
 
 # name -> module, attribute, one line of help. Modules load when their command runs.
 COMMANDS = {
@@ -69,21 +70,31 @@ def cli() -> None:
 
 def run(command: click.Command, prog: str) -> NoReturn:
     """Run ``command`` with the exit codes of this tool."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    stopping.begin()
     try:
         code = command.main(prog_name=prog, standalone_mode=False) or 0  # ctx.exit() returns
     except click.ClickException as e:
         e.show()
         code = e.exit_code
     except Fp8ConvertError as e:
-        code = _say(e)
+        code = _say(_why(e))
     except (KeyboardInterrupt, click.Abort):
         code = _say(ResumableError("interrupted"))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains at exit
+        _silence(1)
         code = EXIT_REFUSED
     except OSError as e:
-        code = _say(ResumableError(str(e)))
+        code = _say(_why(ResumableError(str(e))))
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException:  # a bug of ours, or a library's panic, which is no Exception
+        if stopping.asked():
+            code = _say(ResumableError("interrupted"))
+        else:
+            click.echo(_lines(traceback.format_exc()), err=True)
+            code = EXIT_REFUSED
+    finally:
+        stopping.end()
     sys.exit(code)
 
 
@@ -93,11 +104,28 @@ def main() -> NoReturn:
 
 
 def _say(error: Fp8ConvertError) -> int:
-    click.echo(f"error: {error}", err=True)
-    if error.exit_code == EXIT_RESUMABLE:
-        click.echo("Run the same command again to resume.", err=True)
+    try:
+        begin = "\n" if stopping.echoed else ""
+        click.echo(f"{begin}error: {_lines(error)}", err=True)
+        if error.exit_code == EXIT_RESUMABLE:
+            click.echo("Run the same command again to resume.", err=True)
+    except OSError:  # the terminal is closed
+        _silence(1, 2)
     return error.exit_code
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _why(error: Fp8ConvertError) -> Fp8ConvertError:
+    """What is to be told: an interruption may come to look like damage."""
+    resumable = error.exit_code == EXIT_RESUMABLE
+    return error if resumable or not stopping.asked() else ResumableError("interrupted")
+
+
+def _silence(*fds: int) -> None:
+    """Nobody listens; without this the interpreter complains of it at its exit."""
+    for fd in fds:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+
+
+def _lines(text: object) -> str:
+    """What a terminal shows as it is; whatever else was let through is spelled out."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text))

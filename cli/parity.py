@@ -83,7 +83,7 @@ def parity_command(
     thresholds.
 
     Exit codes: 0 within the thresholds; 3 beyond them, or the control was not seen; 1 they cannot
-    be compared; 2 usage.
+    be compared; 2 usage; 75 interrupted.
     """
     polite()
     files = [check_place("--junit", junit), check_place("--report", report)]

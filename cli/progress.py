@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import stopping
 from .sizes import human
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ class _Meter(AbstractContextManager["_Meter"]):
     """A bar on a terminal, a line every LINE_EVERY_S elsewhere, nothing if quiet."""
 
     def __init__(self, quiet: bool) -> None:
-        self._quiet, self._terminal = quiet, sys.stderr.isatty()
+        self._quiet = quiet or sys.stderr is None
+        self._terminal = not self._quiet and sys.stderr.isatty()
         self._bar: Any = None
         self._begun = self._said = time.monotonic()
 
@@ -35,16 +38,32 @@ class _Meter(AbstractContextManager["_Meter"]):
         return True
 
     def _draw(self, doing: str, done: int, total: int, **unit: Any) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
+        with self._heard():
+            if self._bar is None:
+                from tqdm import tqdm
 
-            self._bar = tqdm(total=total, desc=doing, **unit)
-        self._bar.update(done - self._bar.n)
+                self._bar = tqdm(total=total, desc=doing, **unit)
+                stopping.drawn = True
+            self._bar.update(done - self._bar.n)
+
+    def _line(self, text: str) -> None:
+        with self._heard():
+            click.echo(text, err=True)
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """An hour's work does not end because the terminal is closed that shows how far it is."""
+        try:
+            yield
+        except OSError:
+            self._quiet = True
 
     def _close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
             self._bar = None
+            stopping.drawn = False
 
     def __exit__(
         self,
@@ -79,10 +98,9 @@ class Meter(_Meter):
             self._draw(doing, nbytes, total, unit="B", unit_scale=True)
         elif self._due():
             rate = max(nbytes, 1) / max(self._said - self._begun, 1e-3)
-            click.echo(
+            self._line(
                 f"{human(nbytes)} of {human(total)} {done}, {human(rate)}/s, "
-                f"{(total - nbytes) / rate:.0f} s left",
-                err=True,
+                f"{(total - nbytes) / rate:.0f} s left"
             )
 
 
@@ -99,4 +117,4 @@ class LayerMeter(_Meter):
             self._draw("running", done, total, unit="layer")
         elif self._due():
             left = (self._said - self._begun) / done * (total - done)
-            click.echo(f"layer {done} of {total}, {left:.0f} s left", err=True)
+            self._line(f"layer {done} of {total}, {left:.0f} s left")

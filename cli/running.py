@@ -30,8 +30,8 @@ class Layers(_LayersType):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
         """As integers; anything else is a usage error."""
-        words = str(value).split(",")
-        if not all(word.strip().isdecimal() and len(word) < 10 for word in words):
+        words = [word.strip() for word in str(value).split(",")]
+        if not all(word.isdecimal() and len(word) < 10 for word in words):
             self.fail(f"{value!r} is not a list of layers such as 0,3", param, ctx)
         return tuple(map(int, words))
 

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fp8convert.errors import shown
+
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
          "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}  # fmt: skip
+MOST = 2**63  # a file's largest size
 
 
 if TYPE_CHECKING:  # generic since click 8.3 only
@@ -27,7 +30,10 @@ class Size(_IntType):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", str(value).strip().lower())
         if not match:
             self.fail(f"{value!r} is not a size such as 5GB or 512MiB", param, ctx)
-        return int(float(match[1]) * UNITS[match[2] or ""])
+        found = float(match[1]) * UNITS[match[2] or ""]
+        if found >= MOST:
+            self.fail(f"{shown(value)} is more than any disk has", param, ctx)
+        return int(found)
 
 
 class KeepOrSize(Size):

@@ -70,12 +70,14 @@ def verify_command(
     and compared. DST may be any tool's output; what cannot be checked is said to be not checked.
 
     Exit codes: 0 all checks pass; 3 a check failed; 1 it cannot be done, as SRC cannot be read;
-    2 usage.
+    2 usage; 75 interrupted.
     """
     place = check_place("--junit", junit)
     from fp8convert.verify import verify
+    from fp8convert.verify.mapped import Watch, watched
 
-    with Meter(quiet) as meter:
+    folders = [dst] if against is None else [dst, against]
+    with watched(Watch(folders)), Meter(quiet) as meter:
         report = verify(
             dst, against, sample, seed, workers,
             progress=lambda what, n, of: meter.show(what, READING[what], n, of),

@@ -18,7 +18,8 @@ from .errors import FormatError, listed, shown
 from .folder import Folder
 from .layouts import deepseek
 from .layouts.hf import INDEX, SINGLE
-from .shards import Shard, merged, read_index, read_json, read_shards, shard_files
+from .listing import Listing, unpickled
+from .shards import Shard, merged, read_json, read_shards
 from .strictjson import brief
 
 CONFIG = "config.json"
@@ -96,7 +97,7 @@ def open_ranks(path: str | os.PathLike[str]) -> list[Catalogue] | None:
                 _rank_folders(folder, said.ranks)  # for its checks
                 names = map(ranksets.rank_folder, range(said.ranks))
                 return [_open(Folder(folder.root / name, folder.inside)) for name in names]
-            files = [file for (file,) in _rank_files(folder, said.ranks)]
+            files = [file for rank in _rank_files(folder, said.ranks) for file in rank.files]
         elif folder.has(INDEX) or folder.has(SINGLE):
             return None
         else:
@@ -124,22 +125,18 @@ def uncollected() -> Iterator[None]:
 
 
 def _open(folder: Folder) -> Catalogue:
-    names = folder.names()
-    weight_map, metadata = read_index(folder) if folder.has(INDEX) else (None, {})
-    files = shard_files(names, weight_map, folder)
+    found = Listing.of(folder)
+    files = found.files
     ranks = len(files) if deepseek.RANK_FILE.fullmatch(files[0]) else 0
     config = _config(folder, optional=ranks > 0)
     shards, by_file = read_shards(folder, files)
     if ranks and (own := [s.name for s in shards if s.apart]):
         raise FormatError(f"{listed(own)}: {NOT_JOINED}")
     tensors = deepseek.join(by_file, files) if ranks else merged(by_file, files)
-    if weight_map is not None:
-        _check_index(weight_map, tensors, shards)
-    warnings = _unused_files(names, files) + _total_size(metadata, tensors, weight_map)
+    warnings = tuple(found.check(tensors, shards))
     said = declared(config, _sidecars(folder), ranks)
-    return Catalogue(
-        folder, tuple(shards), tensors, said, weight_map is not None, metadata, tuple(warnings)
-    )
+    indexed = found.weight_map is not None
+    return Catalogue(folder, tuple(shards), tensors, said, indexed, found.metadata, warnings)
 
 
 def _record(folder: Folder) -> ranksets.RankSet:
@@ -158,31 +155,35 @@ def _open_ranks(folder: Folder) -> Catalogue:
     said = _record(folder)
     home = f"{ranksets.rank_folder(0)}/" if said.layout == "hf" else ""
     by_rank = _rank_folders(folder, said.ranks) if home else _rank_files(folder, said.ranks)
-    files = [file for rank in by_rank for file in rank]
+    files = [file for rank in by_rank for file in rank.files]
     shards, by_file = read_shards(folder, files)
     found = iter(by_file)
-    ranks = [merged([next(found) for _ in of], files) for of in by_rank]
+    ranks = [merged([next(found) for _ in rank.files], files) for rank in by_rank]
+    warnings = [w for of, rank in zip(by_rank, ranks, strict=True) for w in of.check(rank, shards)]
     if said.apart:
         raise FormatError(f"{listed(said.apart)}: {NOT_JOINED}")
     tensors = ranksets.joined(said, ranks, files)
-    unused = [] if home else _unused_files(folder.names(), files)
     config = _config(folder, optional=False, home=home)
     origins = {t.name: t.file for t in said.tensors}
     return Catalogue(
         folder, tuple(shards), tensors, declared(config, _sidecars(folder, home)), True,
-        said.metadata, tuple(unused), home=home, origins=origins,
+        said.metadata, tuple(warnings), home=home, origins=origins,
     )  # fmt: skip
 
 
-def _rank_files(folder: Folder, ranks: int) -> list[list[str]]:
-    """A file for each rank."""
-    files = deepseek.rank_files([n for n in folder.names() if n.endswith(".safetensors")])
+def _rank_files(folder: Folder, ranks: int) -> list[Listing]:
+    """A file for each rank; what is none of them is told of with the first."""
+    names = folder.names()
+    files = deepseek.rank_files([n for n in names if n.endswith(".safetensors")])
     if len(files) != ranks:
-        raise FormatError(f"{len(files)} rank files, expected {ranks} as {ranksets.TP} says")
-    return [[file] for file in files]
+        raise FormatError(
+            f"{len(files)} rank files, expected {ranks} as {ranksets.TP} says{unpickled(names)}"
+        )
+    rest = [n for n in names if n.endswith(".safetensors") and n not in set(files)]
+    return [Listing("", [f], None, {}, [] if n else rest) for n, f in enumerate(files)]
 
 
-def _rank_folders(folder: Folder, ranks: int) -> list[list[str]]:
+def _rank_folders(folder: Folder, ranks: int) -> list[Listing]:
     """Files of each rank, in its folder."""
     wanted = [ranksets.rank_folder(rank) for rank in range(ranks)]
     there = {n for n in folder.names() if RANK_FOLDER.fullmatch(n)}
@@ -193,13 +194,11 @@ def _rank_folders(folder: Folder, ranks: int) -> list[list[str]]:
     return [_rank_folder(folder, rank, ranks) for rank in range(ranks)]
 
 
-def _rank_folder(folder: Folder, rank: int, ranks: int) -> list[str]:
+def _rank_folder(folder: Folder, rank: int, ranks: int) -> Listing:
     name = ranksets.rank_folder(rank)
     member = f"{name}/{ranksets.TP}"
     ranksets.check_member(read_json(folder, member, "record of a rank"), member, rank, ranks)
-    at = f"{name}/"
-    weight_map, _ = read_index(folder, at) if folder.has(at + INDEX) else (None, {})
-    return [at + file for file in shard_files(folder.names(name), weight_map, folder)]
+    return Listing.of(folder, f"{name}/")
 
 
 def _sidecars(folder: Folder, home: str = "") -> dict[str, dict[str, Any]]:
@@ -213,36 +212,3 @@ def _config(folder: Folder, optional: bool, home: str = "") -> dict[str, Any]:
             return {}
         raise FormatError(f"{home}{CONFIG} is missing from {shown(folder.root)}")
     return read_json(folder, home + CONFIG, "config")
-
-
-def _check_index(
-    weight_map: dict[str, str], tensors: dict[str, Stored], shards: list[Shard]
-) -> None:
-    absent = [n for n in weight_map if n not in tensors]
-    if absent:
-        file = weight_map[absent[0]]
-        raise FormatError(f"{INDEX} puts {listed(absent)} in {shown(file)}, which does not hold it")
-    for name, t in tensors.items():
-        said = weight_map.get(name)
-        if said != shards[t.shard].name:
-            raise FormatError(
-                f"tensor {shown(name)} is in {shown(shards[t.shard].name)}, but {INDEX} "
-                + (f"says {shown(said)}" if said is not None else "does not list it")
-            )
-
-
-def _unused_files(names: list[str], files: list[str]) -> list[str]:
-    used = set(files)
-    unused = [n for n in names if n.endswith(".safetensors") and n not in used]
-    return [f"{listed(unused)} not part of the checkpoint: not converted"] if unused else []
-
-
-def _total_size(
-    metadata: dict[str, Any], tensors: dict[str, Stored], weight_map: dict[str, str] | None
-) -> list[str]:
-    actual = sum(t.end - t.begin for t in tensors.values())
-    said = metadata.get("total_size")
-    if weight_map is None or said == actual:
-        return []
-    found = f"is {brief(said)}" if "total_size" in metadata else "is missing"
-    return [f"{INDEX}: metadata.total_size {found}, the tensors hold {actual:,} bytes"]

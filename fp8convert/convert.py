@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections import Counter
@@ -11,10 +12,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from . import schemes
+from . import kernels, schemes
 from .catalogue import Catalogue, open_catalogue, uncollected
 from .engine import Engine
-from .errors import FormatError, ResumableError, UsageError, shown
+from .errors import SHOWN_CHARS, FormatError, ResumableError, TargetError, UsageError, shown
 from .options import Options, Quantize, ShardForTp, ToBf16, Unshard
 from .plan import Plan
 from .planner import plan_to_bf16
@@ -32,6 +33,16 @@ PLANS: dict[type[Options], Callable[[Catalogue, Scheme, Any], Plan]] = {
     Quantize: plan_quantize,
     ShardForTp: plan_shard,
     Unshard: plan_unshard,
+}
+_MEND = {
+    errno.ENOSPC: "free some space (or inodes)",
+    errno.EDQUOT: "free some of the quota",
+    errno.EFBIG: "lift the limit on the size of files",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "permit it",
+    errno.EPERM: "permit it",
+    errno.EMFILE: "allow more open files",
+    errno.ENFILE: "allow more open files",
 }
 _SETTING_NAMES = ("workers", "memory", "io", "progress")
 
@@ -79,6 +90,7 @@ def prepare(
     :class:`ShardForTp` or :class:`Unshard`.
     """
     options = options or ToBf16()
+    kernels.check()
     with _resumable(), uncollected():
         catalogue = open_catalogue(src)
         if isinstance(options, Unshard):
@@ -98,15 +110,15 @@ def execute(job: Job, settings: Settings | None = None) -> Manifest:
         source = job.catalogue.fingerprint
         manifest = staging.finished(source)
         if manifest is not None:
-            staging.tidy()
+            staging.tidy(source)
             return Manifest(job.target, manifest, already_done=True)
         if not staging.state.exists():
             _check_space(job, staging)
-        with opened(staging):
+        with opened(staging), _undisturbed(staging):
             manifest = staging.finished(source)  # another run may have ended while we asked
             if manifest is None:
                 return _run(job, staging, settings)
-            staging.clear()
+            staging.supersede(source)
             return Manifest(job.target, manifest, already_done=True)
 
 
@@ -178,10 +190,28 @@ def _resumable() -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        where = f" ({shown(e.filename)})" if e.filename else ""
-        raise ResumableError(f"{e.strerror or e}{where}: mend it and run the same again") from e
+        where = f" ({_end(e.filename)})" if e.filename else ""
+        mend = _MEND.get(e.errno or 0, "mend it")
+        raise ResumableError(f"{e.strerror or e}{where}: {mend} and run the same again") from e
     except MemoryError as e:
         raise ResumableError("out of memory: free some, or use fewer workers") from e
+
+
+@contextlib.contextmanager
+def _undisturbed(staging: Staging) -> Iterator[None]:
+    """Whatever is missing when another run has taken over, that is what is told."""
+    try:
+        yield
+    except (OSError, TargetError) as e:
+        if not staging.is_overtaken():
+            raise
+        raise staging.overtaken() from e
+
+
+def _end(path: Any) -> str:
+    """A path of any length for a message: its end says most."""
+    text = os.fsdecode(path)
+    return shown(text if len(text) <= SHOWN_CHARS else f"...{text[3 - SHOWN_CHARS :]}")
 
 
 def _run(job: Job, staging: Staging, settings: Settings) -> Manifest:
@@ -196,9 +226,7 @@ def _run(job: Job, staging: Staging, settings: Settings) -> Manifest:
         files.append(staging.put_bytes(copy.file, data))
     for name, text in job.plan.texts.items():
         files.append(staging.put_bytes(name, text.encode()))
-    manifest = _manifest(job, records, files)
-    staging.commit(manifest)
-    return Manifest(job.target, manifest)
+    return Manifest(job.target, staging.commit(_manifest(job, records, files)))
 
 
 def _check_space(job: Job, staging: Staging) -> None:
@@ -217,7 +245,6 @@ def _manifest(job: Job, records: list[Record], files: list[dict[str, Any]]) -> d
     for record in records:
         overflowed.update(record.overflowed)
     return {
-        "format": 1,
         "tool": f"fp8convert {VERSION}",
         "plan": plan.id,
         "rules": dict(sorted({(w.codec.name, w.codec.rule) for w in weights})),

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import pagecache
+from .calls import MOST, close, discard, let_go, naming, sync
 from .errors import FormatError, Fp8ConvertError, ResumableError, shown
 from .header import ALIGN as PAGE
 
 MODES = ("auto", "direct", "buffered")
-MOST = 1 << 30  # bytes a call: macOS and Linux refuse or cut 2 GiB and more
 NEAR = 1 << 15  # runs this near are read with the gaps between them: cheaper than a call each
 AHEAD = 1 << 29  # bytes asked for at once, at most: a matrix of a usual size, not one of gigabytes
 WINDOW = 1 << 20  # bytes of runs and gaps a call
@@ -82,14 +82,16 @@ class _File:
         """Close the descriptor; harmless when done twice."""
         fd, self.fd = self.fd, -1  # first: a close that fails has closed, and its number is reused
         if fd >= 0:
-            os.close(fd)
+            with naming(self.name):
+                close(fd)
 
     @contextlib.contextmanager
     def _closed_on_error(self) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            self.close()
+            with contextlib.suppress(OSError):  # what went wrong first is the news
+                self.close()
             raise
 
 
@@ -201,13 +203,13 @@ class SourceFile(_File):
         )
 
     def close(self) -> None:
-        """Close all descriptors; harmless when done twice."""
+        """Close all descriptors; harmless when done twice. Never fails, see :func:`let_go`."""
         if self._gather_fd >= 0 and not self._was_cached and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._gather_fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        fds, self._cache_fd, self._gather_fd = {self._cache_fd, self._gather_fd}, -1, -1
+        fds = {self._cache_fd, self._gather_fd, self.fd}
+        self._cache_fd = self._gather_fd = self.fd = -1
         for fd in fds - {-1}:
-            os.close(fd)
-        super().close()
+            let_go(fd)
 
 
 class TargetFile(_File):
@@ -221,7 +223,7 @@ class TargetFile(_File):
             with self._closed_on_error(), naming(self.name):
                 _preallocate(fd, size)
         except BaseException:
-            path.unlink()  # or a full disk stays full
+            discard(path)  # or a full disk stays full
             raise
         self.path, self.size = path, size
         self.written = 0
@@ -309,16 +311,6 @@ class TargetFile(_File):
         return self._sha.hexdigest() if self._sha else None
 
 
-@contextlib.contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Errors of calls on a descriptor say which file it was."""
-    try:
-        yield
-    except OSError as e:
-        e.filename = e.filename or name
-        raise
-
-
 def _empty_page() -> tuple[mmap.mmap, int]:
     return aligned_buffer(PAGE), 0
 
@@ -334,16 +326,6 @@ def _preallocate(fd: int, size: int) -> None:
     os.ftruncate(fd, size)
 
 
-def sync(fd: int) -> None:
-    """fsync that reaches the medium (on macOS plain fsync does not)."""
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is not None:
-        with contextlib.suppress(OSError):  # network filesystems do not know it
-            fcntl.fcntl(fd, full)
-            return
-    os.fsync(fd)
-
-
 def hash_file(path: Path, stopped: Callable[[], bool] = lambda: False) -> str:
     """SHA-256 of a file, leaving no pages of it behind."""
     sha, step = hashlib.sha256(), 4 << 20
@@ -351,12 +333,12 @@ def hash_file(path: Path, stopped: Callable[[], bool] = lambda: False) -> str:
     file = _File(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path.name, "buffered")
     try:
         begin = 0
-        while n := os.preadv(file.fd, [view], begin):
+        while n := file._transfer(functools.partial(os.preadv, file.fd, [view], begin)):
             if stopped():
                 raise ResumableError("stopped")
             sha.update(view[:n])
             file._drop(begin, n)
             begin += n
     finally:
-        file.close()
+        let_go(file.fd)
     return sha.hexdigest()

@@ -12,6 +12,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from .calls import let_go, read_all
 from .errors import FormatError, shown
 
 _KINDS = {
@@ -74,8 +75,8 @@ class Folder:
         fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             _check_regular(os.fstat(fd).st_mode, name, why)
-        except FormatError:
-            os.close(fd)
+        except BaseException:
+            let_go(fd)
             raise
         return fd
 
@@ -91,16 +92,18 @@ class Folder:
         try:
             return os.fstat(fd).st_size
         finally:
-            os.close(fd)
+            let_go(fd)
 
     def read(self, name: str, limit: int, why: str) -> bytes:
         """The whole of a small file, at most ``limit`` bytes."""
         fd = self.open(name, why)
-        with os.fdopen(fd, "rb") as f:
+        try:
             size = os.fstat(fd).st_size
             if size > limit:
                 raise FormatError(f"{shown(name)} has {size:,} bytes, expected at most {limit:,}")
-            return f.read(limit)
+            return read_all(fd, min(limit, size + 1), 0, name)
+        finally:
+            let_go(fd)
 
 
 def _check_regular(mode: int, name: str, why: str) -> None:

@@ -133,8 +133,9 @@ def _codecs(weights: tuple[Weight, ...]) -> list[dict[str, Any]]:
 
 def _last(part: str, weight: str) -> str:
     """What a part's name adds to its weight's: ``X.weight_scale`` -> ``weight_scale``."""
-    own = part.rpartition(".")[2]
-    return own if part.rpartition(".")[0] == weight.rpartition(".")[0] else shown(part)
+    module, _, own = part.rpartition(".")
+    plain = module == weight.rpartition(".")[0] and shown(own) == f"'{own}'"
+    return own if plain else shown(part)
 
 
 def _architecture(found: Any) -> str:

@@ -17,7 +17,7 @@ from .codecs.slices import copies, literal, resized, sliced, stacked
 from .dtypes import DTYPES
 from .errors import FormatError, listed, shown
 from .folder import check_plain_name
-from .header import numel
+from .header import MAX_DIMS, MAX_INT, numel
 from .options import LAYOUTS, MOST_RANKS
 from .strictjson import brief
 
@@ -161,7 +161,8 @@ class _Fields:
 
 def _spread(name: str, said: _Fields, ranks: int) -> Spread:
     shape = said.get("shape", list)
-    if not all(type(n) is int and n >= 0 for n in shape):
+    sound = all(type(n) is int and 0 <= n <= MAX_INT for n in shape)
+    if not sound or len(shape) > MAX_DIMS:  # as a header's, so that products stay small
         raise FormatError(f"{said.where}: shape is {brief(shape)}, expected sizes of axes")
     axis, rank = said.count("axis", len(shape)), said.count("rank", ranks)
     pieces: tuple[Piece, ...] = ()
@@ -173,12 +174,14 @@ def _spread(name: str, said: _Fields, ranks: int) -> Spread:
         raise FormatError(f"{said.where}: file is {shown(file)}, expected a .safetensors file")
     inside = said.get("name", str, name)
     value = _value(said, numel(tuple(shape))) if "whole_value" in said.found else None
+    stored, padded = said.get("stored", str, ""), said.get("padded_to", int, 0)
+    if unknown := {dtype, stored or dtype} - DTYPES.keys():
+        raise FormatError(f"{said.where}: unknown dtype {listed(sorted(unknown))}")
     if value is not None and dtype not in INTEGERS:
         raise FormatError(f"{said.where}: whole_value of {dtype}, expected {' or '.join(INTEGERS)}")
-    stored, padded = said.get("stored", str, ""), said.get("padded_to", int, 0)
-    if {dtype, stored or dtype} - DTYPES.keys() or (padded and padded % ranks):
+    if padded % ranks or not 0 <= padded <= MAX_INT:
         raise FormatError(
-            f"{said.where}: {dtype}, {stored}, {padded}: expected dtypes, and ranks x rows"
+            f"{said.where}: padded_to is {brief(padded)}, expected as much on each of {ranks} ranks"
         )
     return Spread(
         name, dtype, tuple(shape), inside, file, rank, axis, pieces,

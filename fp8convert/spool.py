@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .calls import discard, let_go, naming
 from .errors import DataError, ResumableError
 from .plan import Task
 
@@ -26,6 +27,7 @@ class Spool:
         self._begins = {(i.encoding.parts[0].name, i.part): i.begin for i in parts if i.encoding}
         self._first = min((i.begin for i in parts), default=0)
         self._missing = sum(i.nbytes for i in parts)
+        self._name = path.name
         self._fd = _nameless(path) if parts else -1
         self._turn = threading.Condition()
         self._stopped = False
@@ -34,8 +36,9 @@ class Spool:
         """Bytes from ``offset`` on of a part of the weight whose codes are named so."""
         at = self._begins[codes, part] - self._first + offset
         view, done = raw.data, 0
-        while done < len(view):
-            done += os.pwrite(self._fd, view[done:], at + done)
+        with naming(self._name):
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done:], at + done)
         with self._turn:
             self._missing -= len(view)
             self._turn.notify_all()
@@ -48,7 +51,8 @@ class Spool:
                 raise ResumableError("stopped")
         got, view = 0, out.data
         while got < len(view):
-            n = os.preadv(self._fd, [view[got:]], begin - self._first + got)
+            with naming(self._name):
+                n = os.preadv(self._fd, [view[got:]], begin - self._first + got)
             if not n:
                 raise DataError("the spool of scales ended too early")
             got += n
@@ -60,14 +64,19 @@ class Spool:
             self._turn.notify_all()
 
     def close(self) -> None:
-        """Give its room back; harmless when done twice."""
+        """Give its room back; harmless when done twice. What was in it is not needed any more."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            let_go(fd)
 
 
 def _nameless(path: Path) -> int:
     """A file that is gone when it is closed, or when the process dies."""
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    os.unlink(path)
+    try:
+        os.unlink(path)
+    except BaseException:
+        let_go(fd)
+        discard(path)
+        raise
     return fd

@@ -16,6 +16,10 @@ from .errors import FormatError, shown
 MAX_CONTAINERS = 1_600_000  # '{' and '['
 MAX_ITEMS = 4_000_000  # ',' and ':'
 MAX_DEPTH = 64
+# Of an integer: real files have up to 31 (the float 1e30 as an int), and products of a few longer
+# ones neither print nor divide.
+MAX_DIGITS = 40
+_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxstring = 3, 8, 60
@@ -24,8 +28,9 @@ _BRIEF.maxlevel, _BRIEF.maxlist, _BRIEF.maxstring = 3, 8, 60
 def loads(raw: bytes, where: str, base: int = 0, max_depth: int | None = MAX_DEPTH) -> Any:
     """Parse ``raw`` (UTF-8), found at byte ``base`` of the file ``where``, strictly.
 
-    Raises FormatError on bad UTF-8, a byte order mark, duplicate keys, NaN/Infinity, ``-0``, lone
-    surrogates, trailing text, and on nesting or size beyond what any real file needs.
+    Raises FormatError on bad UTF-8, a byte order mark, duplicate keys, NaN/Infinity and what would
+    become it, ``-0``, lone surrogates, trailing text, and on nesting, size or integers beyond what
+    any real file needs. So what is read can be written again, and means the same.
     """
     try:
         text = raw.decode("utf-8")
@@ -45,8 +50,9 @@ def loads(raw: bytes, where: str, base: int = 0, max_depth: int | None = MAX_DEP
             doubled.append((_first_repeat(pairs), found))
         return found
 
-    hooks: dict[str, Any] = {"parse_constant": _no_constant}
-    if "-" in text:  # "-0" is an integer to Python and a float to others; a hook costs time
+    hooks: dict[str, Any] = {"parse_constant": _no_constant, "parse_float": _strict_float}
+    # "-0" is an integer to Python and a float to others. A hook costs time.
+    if "-" in text or b"0" * (MAX_DIGITS + 1) in raw.translate(_ZEROS):
         hooks["parse_int"] = _strict_int
     try:
         value = json.loads(text, object_pairs_hook=unique, **hooks)
@@ -62,8 +68,6 @@ def loads(raw: bytes, where: str, base: int = 0, max_depth: int | None = MAX_DEP
     except json.JSONDecodeError as e:
         at = base + len(text[: e.pos].encode("utf-8"))
         raise FormatError(f"{where}: not valid JSON at byte {at:,}: {e.msg}") from None
-    except ValueError:  # thousands of digits: converting them would take quadratic time
-        raise FormatError(f"{where}: an integer has too many digits") from None
     if doubled:
         key, holder = doubled[0]
         above = value.items() if isinstance(value, dict) else ()
@@ -105,4 +109,13 @@ def _no_constant(name: str) -> NoReturn:
 def _strict_int(digits: str) -> int:
     if digits == "-0":
         raise FormatError("-0 is not an integer")
+    if len(digits) - digits.startswith("-") > MAX_DIGITS:
+        raise FormatError("an integer has too many digits")
     return int(digits)
+
+
+def _strict_float(text: str) -> float:
+    value = float(text)
+    if abs(value) == float("inf"):  # written again, it would be Infinity
+        raise FormatError(f"{shown(text)} is beyond what a float64 holds")
+    return value

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from .calls import discard
 from .codecs.base import Findings
 from .coderun import CodeRun
 from .dtypes import DTYPES
@@ -129,10 +130,12 @@ class TaskRun:
         self.codes.stop()
 
     def abandon(self) -> None:
-        self.codes.close()
+        """Let go of everything, whatever fails: the error that led here is told, and no other."""
+        with contextlib.suppress(OSError):
+            self.codes.close()
         with contextlib.suppress(OSError):
             self.target.close()
-        self.temporary.unlink(missing_ok=True)
+        discard(self.temporary)
 
 
 class _TileWork:

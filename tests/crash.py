@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import importlib
 import json
 import os
 import random
@@ -102,18 +103,29 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def marks(folder: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Everything below ``folder``: inode, mtime and content, to tell that nothing was touched."""
+    """Everything below ``folder``: inode, mtime and content, to tell that nothing was touched.
+
+    But for the links by which a run finds its own state: each has another.
+    """
     return {
         str(p.relative_to(folder)): (
-            p.stat().st_ino,
-            p.stat().st_mtime_ns,
+            p.lstat().st_ino,
+            p.lstat().st_mtime_ns,
             p.read_bytes() if p.is_file() else b"",
         )
         for p in sorted(folder.rglob("*"))
+        if not (p.is_symlink() and p.name.startswith("run."))
     }
 
 
-# --- The children. A tampering is a function of this module, named in the request.
+def real(path: object) -> str:
+    """Where ``path`` is, whatever link a run has gone by."""
+    found = Path(str(path))
+    return str(Path(os.path.realpath(found.parent), found.name))
+
+
+# --- The children. A tampering is a function of this module, named in the request, or of one in
+# tests/faults.
 
 
 def signal_at(n: int, signum: int) -> None:
@@ -293,7 +305,12 @@ def _child(argv: list[str], tamper: list[Any]) -> NoReturn:
 def _tampering(name: str) -> Callable[..., None]:
     from .faults import tampering
 
-    found: Callable[..., None] = globals().get(name) or getattr(tampering, name)
+    module, _, function = name.rpartition(":")  # of a module of tests/faults, if one is named
+    found: Callable[..., None]
+    if module:
+        found = getattr(importlib.import_module(f"{__package__}.faults.{module}"), function)
+    else:
+        found = globals().get(name) or getattr(tampering, name)
     return found
 
 

@@ -345,8 +345,22 @@ def test_a_file_swapped_between_check_and_open(
 
 def test_a_shard_cut_short_while_it_is_read(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda fd, n, at: real_pread(fd, min(n, 64), at))
+
+    def cut(fd: int, n: int, at: int) -> bytes:
+        """Of what begins at byte 8, a header, there are 64 bytes."""
+        return b"" if at == 72 else real_pread(fd, min(n, 64) if at == 8 else n, at)
+
+    monkeypatch.setattr(os, "pread", cut)
     assert f"{shown(ONE)}: read 64 of " in refusal(two)
+
+
+def test_a_header_read_byte_by_byte(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one call brings is not the file's end."""
+    expected, real_pread = open_catalogue(two), os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: real_pread(fd, 1, at))
+    found = open_catalogue(two)
+    assert found.tensors == expected.tensors
+    assert found.shards == expected.shards
 
 
 class TestHubCache:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from fp8convert import fileio, pagecache
+from fp8convert.calls import close, read_all
 from fp8convert.errors import FormatError, Fp8ConvertError, ResumableError
 from fp8convert.fileio import SourceFile, TargetFile, aligned_buffer, hash_file
 from fp8convert.header import ALIGN as PAGE
@@ -448,3 +449,39 @@ def test_sync_of_a_failing_disk(fast_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(OSError, match="'t'"):
         file.finish()
     file.close()
+
+
+def test_read_all_takes_what_it_gets(fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However little a call brings; the end of the file ends it."""
+    (fast_path / "s").write_bytes(bytes(range(200)))
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: real(fd, min(n, 7), at))
+    fd = os.open(fast_path / "s", os.O_RDONLY)
+    try:
+        assert read_all(fd, 100, 50, "s") == bytes(range(50, 150))
+        assert read_all(fd, 100, 150, "s") == bytes(range(150, 200))
+    finally:
+        os.close(fd)
+
+
+def test_an_error_of_a_read_has_the_file(fast_path: Path) -> None:
+    fd = os.open(fast_path, os.O_RDONLY)  # a folder: EISDIR
+    try:
+        with pytest.raises(OSError, match="'its name'"):
+            read_all(fd, 1, 0, "its name")
+    finally:
+        os.close(fd)
+
+
+def test_an_interrupted_close_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its descriptor is another's then: to close it again would be to close that."""
+    asked: list[int] = []
+
+    def interrupted(fd: int) -> None:
+        asked.append(fd)
+        raise InterruptedError(errno.EINTR, "Interrupted system call")
+
+    monkeypatch.setattr(os, "close", interrupted)
+    close(77)
+    monkeypatch.undo()
+    assert asked == [77]

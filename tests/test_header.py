@@ -140,7 +140,7 @@ SHAPES = {
     "exponent": "[4e0]",
     "huge": "[9223372036854775808]",
     "beyond-u64": "[18446744073709551620]",
-    "hundreds-of-digits": f"[{'9' * 400}]",
+    "forty-digits": f"[{'9' * 40}]",
     "bool": "[true]",
     "null": "null",
     "string": '"4"',

@@ -21,8 +21,9 @@ from fp8convert.errors import FormatError, ResumableError, TargetError
 from fp8convert.options import ToBf16
 from fp8convert.plan import Copy, Plan
 from fp8convert.publish import JOB, MANIFEST, Record, Staging, opened
+from fp8convert.seal import sealed
 
-from .crash import CHANGES, FailAt, Forker, contents, marks, nothing, trace
+from .crash import CHANGES, FailAt, Forker, contents, marks, nothing, real, trace
 from .mini import CUT
 from .nested import FILES, ODD, RANKS, SAME, nest, nested, tree
 from .privileges import bound_by_modes
@@ -60,7 +61,8 @@ def staging(fast_path: Path, plan: Plan) -> Iterator[Staging]:
 
 
 def again(staging: Staging) -> Staging:
-    """Another process's view of the same target, same plan."""
+    """Another process's view of the same target, same plan; the first one has ended."""
+    staging.let_go()
     return Staging(staging.target, staging.plan)
 
 
@@ -437,7 +439,7 @@ def test_a_manifest_is_not_believed(mini: Path, fast_path: Path, nesting: None, 
     (fast_path / "mine").write_text("m")
     manifest = json.loads((fast_path / "dst" / MANIFEST).read_bytes())
     manifest["files"].append({"name": name, "size": 1})
-    (fast_path / "dst" / MANIFEST).write_text(json.dumps(manifest))
+    (fast_path / "dst" / MANIFEST).write_bytes(sealed(manifest))
     with pytest.raises(TargetError, match="'1' then, 'None' now"):
         run(mini, fast_path / "dst")
 
@@ -456,9 +458,9 @@ def steps(
 
     def before(name: str, args: tuple[Any, ...]) -> None:
         fd = isinstance(args[0], int)
-        where = [os.readlink(f"/proc/self/fd/{args[0]}") if fd else str(args[0])]
+        where = [os.readlink(f"/proc/self/fd/{args[0]}") if fd else real(args[0])]
         if name in ("replace", "rename"):
-            where.append(str(args[1]))
+            where.append(real(args[1]))
         found.append((name, *where))
 
     with monkeypatch.context() as patch:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 import fp8convert
 
@@ -205,6 +207,24 @@ def test_small_numbers_have_a_finite_global_scale(dtype: str, runs: Runs) -> Non
         (scale,) = oracle.array(stored[f"{name}_global_scale"])
         assert np.isfinite(scale)
         assert oracle.errors(x, oracle.decoded(parts_of(stored, name)))["snr_db"] > 15
+
+
+@pytest.mark.parametrize("subnormal", [2.0**-149, 2.0**-130])
+def test_numbers_that_are_not_normalized_may_be_taken_for_longer(
+    subnormal: float, runs: Runs
+) -> None:
+    """Short ones beside them then have the plain scale: less exact, as docs and report say."""
+    x = torch.full((1, 32), 1.75)
+    x[0, 1:4] = torch.tensor([6.0, -0.75, subnormal])
+    name = "model.layers.0.self_attn.o_proj.weight"
+    source = sources.simple(f"subnormal {subnormal}", {name: x, "model.norm.weight": x[0]}, "F32")
+    kept = {"model.norm.weight": x[0]}
+    source = replace(source, values={name: source.values[name]}, kept=kept)
+    folder = runs(source, "fp8-block")
+    assert readers.differing(readers.stored(folder), source.expected("fp8-block")) == []
+    (scale,) = oracle.array(readers.stored(folder)[f"{name}_scale_inv"]).reshape(-1)
+    assert scale == np.float32(6) / np.float32(448)
+    assert not readers.reported(folder)[name]["exact"]
 
 
 @pytest.mark.parametrize(("scheme", "name"), [("mxfp4", "o_proj"), ("nvfp4", "kv_b_proj")])

@@ -12,6 +12,8 @@ from .quantized import readers
 from .quantized.readers import Stored
 from .sharded import arrays, coding, files, oracle, rules, sources
 from .sharded.arrays import joined, part, words
+from .sharded.forms import blocks, fp8_config
+from .sharded.model import Builder
 from .sharded.sources import source
 
 V3 = ("v3", "v3_bf16", "v31", "v2", "v32", "v3-in-bf16")
@@ -111,3 +113,14 @@ def test_the_192_rows_of_formats(id: str, expected: list[int]) -> None:
     names = oracle.misaligned(found.tensors, found.config, "hf", 2)
     assert {n.split(".")[-2] for n in names} == {"gate_proj", "up_proj", "down_proj"}
     assert oracle.legal(found.tensors, found.config, "hf") == expected
+
+
+def test_a_declared_block_is_no_scale_a_row() -> None:
+    """Where blocks are one row high, or a matrix is one block wide, shapes look like that."""
+    made = Builder(blocks(8))
+    made.linear("model.layers.0.self_attn.o_proj", 1, 8)
+    config = {"quantization_config": fp8_config(8)}
+    name = "model.layers.0.self_attn.o_proj.weight_scale_inv"
+    assert made.tensors[name][1] == (1, 1)
+    assert coding.place(name, made.tensors, config).grain == (8, 8)
+    assert coding.place(name, made.tensors, {"quantization_config": {}}).grain == (1, 0)

@@ -8,9 +8,18 @@ from __future__ import annotations
 import os
 from types import ModuleType
 
+from .. import numbaoptions
+
+
+def check() -> None:
+    """Fp8ConvertError if the kernels cannot be loaded safely where this process is."""
+    if os.environ.get("FP8CONVERT_KERNELS") != "numpy":
+        numbaoptions.check()
+
 
 def load() -> ModuleType:
     """The kernel module to use: ``compiled`` or ``plain``; both export the same functions."""
+    check()
     choice = os.environ.get("FP8CONVERT_KERNELS", "numba")
     if choice not in ("numba", "numpy"):
         from ..errors import UsageError, shown

@@ -26,14 +26,17 @@ def rank_file(rank: int, ranks: int) -> str:
     return f"model{rank}-mp{ranks}.safetensors"
 
 
-def rank_files(names: Sequence[str]) -> list[str]:
-    """The rank files among ``names`` by rank; [] without any, FormatError if one is missing."""
+def rank_files(names: Sequence[str], among: str = "") -> list[str]:
+    """The rank files among ``names`` by rank; [] without any, FormatError if one is missing.
+
+    ``among`` begins the message, where these names are not all there are.
+    """
     found = {n: m for n in names if (m := RANK_FILE.fullmatch(n))}
     if not found:
         return []
     counts = {int(m["ranks"]) for m in found.values()}
     if len(counts) > 1:
-        raise FormatError(f"{listed(found)}: rank files of different numbers of ranks")
+        raise FormatError(f"{among}{listed(found)}: rank files of different numbers of ranks")
     (count,) = counts
     by_rank = {int(m["rank"]): n for n, m in found.items()}
     missing = [rank_file(r, count) for r in range(count) if r not in by_rank]
@@ -41,7 +44,7 @@ def rank_files(names: Sequence[str]) -> list[str]:
         more = [n for n in found if n not in {rank_file(r, count) for r in range(count)}]
         what = f"{len(found)} files, {listed(more)} too many"
         what = f"{listed(missing)} missing" if missing else what
-        raise FormatError(f"rank files of {count:,} ranks: {what}")
+        raise FormatError(f"{among}rank files of {count:,} ranks: {what}")
     return [by_rank[r] for r in range(count)]
 
 

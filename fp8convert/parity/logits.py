@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..calls import naming, sync
 from ..errors import DataError, TargetError, shown
-from ..fileio import naming, sync
 from ..publish import sync_folder
 from ..version import VERSION
 from . import measures

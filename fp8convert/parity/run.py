@@ -124,9 +124,9 @@ class Run:
 
     def _weigh(self) -> None:
         model = self.sides[0].model
-        names = weighing.with_experts(used(model), model.config.found)
         try:
             reference, candidate = (s.bands() for s in self.sides)
+            names = weighing.with_experts(used(model), model.config.found, reference)
             self.weights = weighing.by_class(reference, candidate, names)
         except DataError as e:  # ranks that disagree
             self.reasons.append(f"weights: {e}")

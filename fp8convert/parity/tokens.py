@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..companions import MAX_COMPANION
 from ..errors import FormatError, UsageError, shown
+from ..folder import Folder
 from ..reference.run import check_tokens
 from ..strictjson import brief, loads
 
 TOKENIZER = "tokenizer.json"
-INSIDE = (".", "rank0")  # of a folder of ranks: beside them, or in each
+INSIDE = (TOKENIZER, f"rank0/{TOKENIZER}")  # of a folder of ranks: beside them, or in each
 MOST = 1 << 63
 
 
@@ -99,15 +101,20 @@ def from_prompt(checkpoint: str, text: str) -> Tokens:
             "a prompt needs the tokenizers library, which is not installed: "
             "pip install 'fp8convert[prompt]', or give token ids"
         ) from None
-    path = next(
-        (p for inside in INSIDE if (p := Path(checkpoint, inside, TOKENIZER)).is_file()), None
-    )
-    if path is None:
+    folder = Folder.at(checkpoint)
+    name = next((n for n in INSIDE if folder.has(n)), None)
+    if name is None:
         raise FormatError(f"{shown(checkpoint)} has no {TOKENIZER}, which a prompt needs")
+    data = folder.read(name, MAX_COMPANION, "for the prompt")
     try:
-        ids = Tokenizer.from_file(str(path)).encode(text).ids
+        made = Tokenizer.from_buffer(data)
+        made.no_padding()  # which may be of any length
+        made.no_truncation()
+        ids = made.encode(text).ids
     except Exception as e:  # the library has no class of its own
-        raise FormatError(f"{shown(path)}: the tokenizers library says {shown(e)}") from e
+        raise FormatError(
+            f"{shown(folder.root / name)}: the tokenizers library says {shown(e)}"
+        ) from e
     if not ids:
         raise UsageError("the prompt has no tokens")
     return Tokens(torch.tensor([ids]), f"prompt {shown(text)}")

@@ -10,6 +10,7 @@ from ..strictjson import brief
 
 _MISSING = object()
 _MOST, _LEAST = 2.0**53, 2.0**-126  # JSON has 1e999, and integers of any length
+_MOST_LAYERS = 100_000  # lists have an entry for each: a config may say any number
 
 
 class Config:
@@ -22,6 +23,15 @@ class Config:
         """A whole number; ``default`` where the field is absent or null. FormatError otherwise."""
         value: int = self._get(field, (int,), default, f"an integer of at least {least}", least)
         return value
+
+    def layers(self) -> int:
+        """``num_hidden_layers``."""
+        count = self.integer("num_hidden_layers", least=1)
+        if count > _MOST_LAYERS:
+            raise FormatError(
+                f"{self.where}: num_hidden_layers is {count}, expected at most {_MOST_LAYERS:,}"
+            )
+        return count
 
     def number(self, field: str, default: Any = _MISSING) -> float:
         """A number, as :meth:`integer`."""

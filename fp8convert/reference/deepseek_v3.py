@@ -44,7 +44,7 @@ class DeepSeekV3:
     def __init__(self, config: Config, weights: Weights, absorbed: bool = False) -> None:
         config.only("hidden_act", "silu")
         self.config, self.w = config, weights
-        self.layers = config.integer("num_hidden_layers", least=1)
+        self.layers = config.layers()
         self.vocabulary = config.integer("vocab_size", least=1)
         self.hidden = config.integer("hidden_size", least=1)
         self.width = config.integer("intermediate_size", least=1)

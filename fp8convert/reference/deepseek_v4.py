@@ -41,7 +41,7 @@ class DeepSeekV4:
         if saved_by_transformers(weights.source):
             weights.source = Saved(weights.source)
         self.config, self.w = config, weights
-        self.layers = config.integer("num_hidden_layers", least=1)
+        self.layers = config.layers()
         self.vocabulary = config.integer("vocab_size", least=1)
         self.hidden = config.integer("hidden_size", least=1)
         self.eps = config.positive("rms_norm_eps")

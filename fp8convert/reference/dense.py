@@ -35,7 +35,7 @@ class Dense:
         self.config, self.w = config, weights
         self.model = config.text("model_type")
         config.only("hidden_act", "silu")
-        self.layers = config.integer("num_hidden_layers", least=1)
+        self.layers = config.layers()
         self.vocabulary = config.integer("vocab_size", least=1)
         self.hidden = config.integer("hidden_size", least=1)
         self.width = config.integer("intermediate_size", least=1)

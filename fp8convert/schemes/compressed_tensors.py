@@ -8,8 +8,6 @@ whose parts have the right dtypes and shapes does.
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,7 +21,7 @@ from ..declared import Declared, mapping, strings
 from ..errors import shown
 from ..strictjson import brief
 from .base import Scheme
-from .hints import compiled
+from .hints import Patterns, Work
 from .leftovers import activation_scales
 from .weight import Tensors, Weight
 
@@ -31,14 +29,20 @@ FORMATS = ("float-quantized", "int-quantized", "naive-quantized", "pack-quantize
            "nvfp4-pack-quantized", "mxfp4-pack-quantized", "mxfp8-quantized")  # fmt: skip
 STRATEGIES = ("tensor", "channel", "group", "block", "tensor_group")
 MOST_GROUPS = 64
+MOST_WORK = 1 << 31  # as that of hints, for all groups: here a pattern may decide
 MERGED = ("weight_input", "weight_output")  # transforms that were multiplied into the weights
 
 
 class Group(NamedTuple):
-    """One group's weights. ``block`` is what shares a scale, None for a whole axis."""
+    """One group's weights. ``block`` is what shares a scale, None for a whole axis.
+
+    It means the modules that ``named`` or ``patterns`` name; ``classes``: or a class of layers.
+    """
 
     key: str
-    targets: tuple[str, ...]
+    named: frozenset[str]
+    patterns: Patterns
+    classes: bool
     kind: str  # float or int
     bits: int
     block: Block
@@ -70,10 +74,11 @@ class CompressedTensorsScheme(Scheme):
         if wrong := _lasting_transform(found.get("transform_config")):
             return f"{at}.transform_config {wrong}"
         read: list[Group] = []
+        work = Work(MOST_WORK)
         for key, group in groups.items():
             if isinstance(group, dict) and group.get("weights", 0) is None:
                 continue  # of activations only
-            answer = _group(key, group, whole, f"{at}.config_groups.{shown(key)[1:-1]}")
+            answer = _group(key, group, whole, f"{at}.config_groups.{shown(key)[1:-1]}", work)
             if isinstance(answer, str):
                 return answer
             read.append(answer)
@@ -122,19 +127,19 @@ def candidates(groups: tuple[Group, ...], module: str) -> list[Group]:
 
     A pattern that is not tried (see :mod:`.hints`) may mean it, and so may a class of layers.
     """
-    exact = [g for g in groups if module in g.targets]
+    exact = [g for g in groups if module in g.named]
     if exact:
         return exact
     matching, unsure = [], []
     for group in groups:
-        patterns = [(t, _pattern(t)) for t in group.targets if t.startswith("re:")]
-        if any(p is not None and p.match(module) for _, p in patterns):
+        found = group.patterns.name(module)
+        if found:
             matching.append(group)
-        elif any(p is None for _, p in patterns):
+        elif found is None:
             unsure.append(group)
     if matching:
         return matching + unsure
-    by_class = [g for g in groups if any(map(_is_class, g.targets))]
+    by_class = [g for g in groups if g.classes]
     return by_class + [g for g in unsure if g not in by_class] or list(groups)
 
 
@@ -143,12 +148,7 @@ def _is_class(target: str) -> bool:
     return target[:1].isupper() and "." not in target
 
 
-@functools.cache
-def _pattern(target: str) -> re.Pattern[str] | None:
-    return compiled(target)
-
-
-def _group(key: str, found: Any, whole: Any, at: str) -> Group | str:
+def _group(key: str, found: Any, whole: Any, at: str, work: Work) -> Group | str:
     """One entry of ``config_groups``, or why it is not read."""
     weights = mapping(found).get("weights")
     if not isinstance(weights, dict):
@@ -165,7 +165,12 @@ def _group(key: str, found: Any, whole: Any, at: str) -> Group | str:
         return f"{at}.weights.{block}"
     reordered = weights.get("actorder") in (True, "group")
     targets = strings(found.get("targets"))
-    return Group(key, targets, kind, bits, block, weights.get("symmetric") is not False, reordered)
+    patterns = Patterns([t for t in targets if t.startswith("re:")], work)
+    symmetric = weights.get("symmetric") is not False
+    classes = any(map(_is_class, targets))
+    return Group(
+        key, frozenset(targets), patterns, classes, kind, bits, block, symmetric, reordered
+    )
 
 
 def _block(weights: Mapping[str, Any]) -> Block | str:

@@ -11,6 +11,7 @@ import os
 
 from ..errors import FormatError, UsageError
 from ..folder import Folder
+from .mapped import Watch
 from .parallel import Progress, cores
 from .report import Check, Report
 from .run import Run
@@ -34,14 +35,18 @@ def verify(
     ``sample`` is the fraction of rows, above 0 and at most 1, whose values are read, drawn by
     ``seed``; sums are of whole files. ``progress`` is told, by any thread, what is read, the bytes
     so far and the bytes in all. What is wrong with ``dst`` is in the report. Raises FormatError if
-    it is no checkpoint folder, Fp8ConvertError if ``against`` cannot be read.
+    it is no checkpoint folder, or one whose files change meanwhile, Fp8ConvertError if ``against``
+    cannot be read. Files are mapped: one that is cut short meanwhile is a SIGBUS to the process
+    (the command makes an error of it, see :func:`.mapped.watched`).
     """
     if not 0 < sample <= 1:
         raise UsageError(f"sample {sample:g}, expected a fraction above 0 and at most 1")
     try:
         folder = Folder.at(dst)
+        watch = Watch([dst] if against is None else [dst, against])
         run = Run(survey(folder), sample, seed, workers or cores(), progress)
         checks = tuple(run.all(against))
+        watch.check()
     except OSError as e:
         raise FormatError(f"cannot be read: {e}") from e
     return Report(str(folder.root), None if against is None else os.fspath(against), checks)

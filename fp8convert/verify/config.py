@@ -161,7 +161,8 @@ def native_fields(facts: Facts) -> Iterator[Wrong]:
         found = brief(said.get("activation_scheme"))
         yield Wrong(f"{where}.activation_scheme is {found}: SGLang, vLLM expect dynamic", False)
     if block not in ([128, 128], [1, 32]):
-        yield Wrong(f"{where}.weight_block_size is {block}: TensorRT-LLM, LMDeploy take 128 x 128",
+        found = brief(block)
+        yield Wrong(f"{where}.weight_block_size is {found}: TensorRT-LLM, LMDeploy take 128 x 128",
                     False)  # fmt: skip
     hidden = [p.name for w in facts.weights if w.codec.coded for p in w.parts[1:]
               if p.dtype == "U8" and p.name.endswith("_scale_inv")]  # fmt: skip

@@ -54,4 +54,4 @@ def _differences(path: Path, file: str, tensors: dict[str, Stored]) -> Metadata 
                     )
             return f.metadata() or {}
     except (SafetensorError, OSError) as e:
-        return f"{shown(file)}: the safetensors library: {e}"
+        return f"{shown(file)}: the safetensors library: {shown(e)}"

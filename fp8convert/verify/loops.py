@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 
+from .. import numbaoptions
 from .numbers import Array
+
+numbaoptions.check()
+import numba  # noqa: E402
 
 
 def jit(function: Callable[..., Any]) -> Any:

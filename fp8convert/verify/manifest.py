@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from ..calls import let_go, naming
 from ..companions import DECLARATIONS, NEVER
 from ..errors import FormatError, listed, shown
 from ..folder import Folder, check_name
 from ..publish import MANIFEST, MAX_RECORD
+from ..seal import LENGTH, ends_sealed, is_sealed, unsealed
 from ..shards import as_object
-from ..strictjson import brief, loads
+from ..strictjson import brief
 from .parallel import Progress, Tally, each
 from .report import Check
 
@@ -34,14 +37,16 @@ class Listed(NamedTuple):
 def check_manifest(folder: Folder, workers: int, progress: Progress | None) -> Check:
     """Every file that manifest.json lists is there with its size and SHA-256; nothing is added.
 
-    All bytes are read, whatever is sampled elsewhere: a sum is of a whole file.
+    Nor was the manifest changed: it has a sum of itself. All bytes are read, whatever is sampled
+    elsewhere: a sum is of a whole file.
     """
     if not folder.has(MANIFEST):
-        return Check.skipped(NAME, f"no {MANIFEST}: another tool's output has none")
+        return _none(folder, f"no {MANIFEST}: another tool's output has none")
     try:
-        data = as_object(loads(folder.read(MANIFEST, MAX_RECORD, "manifest"), MANIFEST), MANIFEST)
+        found, summed = unsealed(folder.read(MANIFEST, MAX_RECORD, "manifest"), MANIFEST)
+        data = as_object(found, MANIFEST)
         if "files" not in data and not str(data.get("tool")).startswith("fp8convert"):
-            return Check.skipped(NAME, f"{MANIFEST} is not one of fp8convert")
+            return _none(folder, f"{MANIFEST} is not one of fp8convert")
         files = list(_files(data))
         _check_itself(data, files)
     except (FormatError, OSError) as e:
@@ -50,14 +55,45 @@ def check_manifest(folder: Folder, workers: int, progress: Progress | None) -> C
     answers = each(lambda f: _compare(folder, f, tally), files, workers)
     problems = [answer for answer in answers if answer]
     more, warnings = _others(folder, files)
-    summed = sum(f.sha256 is not None for f in files)
+    if not summed:
+        warnings.append(f"{MANIFEST} has no sum of itself, as an older version wrote it")
+    sums = sum(f.sha256 is not None for f in files)
     detail = f"{len(files):,} files: sizes and SHA-256 sums"
-    if summed < len(files):
-        without = len(files) - summed
+    if sums < len(files):
+        without = len(files) - sums
         detail += f"; sizes only for {without:,} of them, written without sums (--checksum none)"
     return Check.of(
-        NAME, detail, problems + more, warnings, files=len(files), sums=summed, bytes=tally.done
+        NAME, detail, problems + more, warnings, files=len(files), sums=sums, bytes=tally.done
     )
+
+
+def _none(folder: Folder, why: str) -> Check:
+    """There is no manifest of ours; or there is one, and it has the name of another file."""
+    for file in _everything(folder):
+        with contextlib.suppress(FormatError, OSError):  # unreadable: for other checks to say
+            if _is_one(folder, file):
+                wrong = f"{shown(file)} is a {MANIFEST} of fp8convert by another name"
+                return Check.of(NAME, f"{MANIFEST} is misplaced", [wrong])
+    return Check.skipped(NAME, why)
+
+
+def _everything(folder: Folder) -> Iterator[str]:
+    """Names, also of what is in the folders."""
+    for name in folder.names():
+        inner: list[str] = []
+        if (folder.root / name).is_dir():
+            with contextlib.suppress(FormatError, OSError):
+                inner = folder.names(name)
+        yield from (f"{name}/{n}" for n in inner) if inner else [name]
+
+
+def _is_one(folder: Folder, name: str) -> bool:
+    fd = folder.open(name, "looked for")
+    with os.fdopen(fd, "rb") as f:
+        f.seek(max(0, os.fstat(fd).st_size - LENGTH))
+        if not ends_sealed(f.read(LENGTH)):
+            return False
+    return is_sealed(folder.read(name, MAX_RECORD, "looked for"))
 
 
 def _files(data: dict[str, Any]) -> Iterator[Listed]:
@@ -112,21 +148,28 @@ def _check_itself(data: dict[str, Any], files: list[Listed]) -> None:
 def _compare(folder: Folder, file: Listed, tally: Tally) -> str | None:
     try:
         fd = folder.open(file.name, MANIFEST)
-        with os.fdopen(fd, "rb", buffering=0) as f:
-            if (size := os.fstat(fd).st_size) != file.size:
-                return f"{shown(file.name)}: {size:,} bytes, expected {file.size:,}"
-            if file.sha256 is None:
-                return None
-            found, buffer = hashlib.sha256(), memoryview(bytearray(min(CHUNK, max(size, 1))))
-            at = 0
-            while count := f.readinto(buffer):
-                at += count
-                if hasattr(os, "posix_fadvise"):  # in larger pieces than the system does by itself
-                    os.posix_fadvise(fd, at, AHEAD, os.POSIX_FADV_WILLNEED)
-                found.update(buffer[:count])
-                tally.add(count)
+        try:
+            with naming(file.name):
+                return _wrong(fd, file, tally)
+        finally:
+            let_go(fd)
     except (FormatError, OSError) as e:
         return str(e)
+
+
+def _wrong(fd: int, file: Listed, tally: Tally) -> str | None:
+    if (size := os.fstat(fd).st_size) != file.size:
+        return f"{shown(file.name)}: {size:,} bytes, expected {file.size:,}"
+    if file.sha256 is None:
+        return None
+    found, buffer = hashlib.sha256(), memoryview(bytearray(min(CHUNK, max(size, 1))))
+    at = 0
+    while count := os.preadv(fd, [buffer], at):
+        at += count
+        if hasattr(os, "posix_fadvise"):  # in larger pieces than the system does by itself
+            os.posix_fadvise(fd, at, AHEAD, os.POSIX_FADV_WILLNEED)
+        found.update(buffer[:count])
+        tally.add(count)
     if found.hexdigest() == file.sha256:
         return None
     return f"{shown(file.name)}: SHA-256 is {found.hexdigest()}, expected {file.sha256}"

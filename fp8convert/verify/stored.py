@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from ..dtypes import DTYPES
+from . import mapped
 from .numbers import Array
 
 Box = tuple[tuple[int, int], ...]
@@ -118,8 +118,9 @@ class Files:
             self.close()
         if leaf.file not in self._open:
             path = os.path.join(self.root, leaf.file)
-            self._open[leaf.file] = safe_open(path, framework="pt").__enter__()  # type: ignore[no-untyped-call]
-        tensor = self._open[leaf.file].get_tensor(leaf.name)
+            self._open[leaf.file] = mapped.opened(path).__enter__()
+        with mapped.reading(os.path.join(self.root, leaf.file)):
+            tensor = self._open[leaf.file].get_tensor(leaf.name)
         raw: Array = tensor.reshape(-1).view(torch.uint8).numpy()
         return raw.view(numpy_type(leaf.dtype)).reshape(leaf.held)
 

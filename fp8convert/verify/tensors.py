@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ..codecs.base import Stored
+from . import mapped
 from .survey import Survey
 
 if TYPE_CHECKING:
@@ -43,11 +44,9 @@ class Opened(contextlib.AbstractContextManager["Opened"]):
         return found
 
     def _file(self, file: str) -> Any:
-        from safetensors import safe_open
-
         if file not in self._files:
             path = self._survey.folder.root / file
-            self._files[file] = self._stack.enter_context(safe_open(path, framework="pt"))
+            self._files[file] = self._stack.enter_context(mapped.opened(path))
         return self._files[file]
 
     def __exit__(

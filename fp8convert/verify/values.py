@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..codecs.base import Stored
 from ..codecs.scales import PLAIN
-from ..errors import shown
+from ..errors import FormatError, shown
 from ..header import numel
 from . import bits
 from .parallel import Progress, Tally, each
@@ -150,7 +150,7 @@ def _run(survey: Survey, job: Job, scales: Mapping[str, Scale], tally: Tally) ->
             where = f"{shown(job.file)}: tensor {shown(t.name)}"
             try:
                 _look(opened, where, t, band, scales.get(t.name), found)
-            except (SafetensorError, OSError) as e:
+            except (SafetensorError, FormatError, OSError) as e:
                 found.problems.append(f"{where}: {e}")
             tally.add(band.nbytes)
     return found

@@ -2,6 +2,39 @@
 
 from __future__ import annotations
 
+from . import (
+    errors,
+    flips,
+    fuzzing,
+    hostile,
+    kills,
+    memory,
+    power,
+    powercache,
+    random_checkpoints,
+    shrinking,
+    signals,
+    space,
+    terminal,
+    together,
+    transfers,
+)
 from .tally import Campaign
 
-CAMPAIGNS: tuple[Campaign, ...] = ()
+CAMPAIGNS: tuple[Campaign, ...] = (
+    *kills.CAMPAIGNS,
+    signals.CAMPAIGN,
+    terminal.CAMPAIGN,
+    together.CAMPAIGN,
+    *flips.CAMPAIGNS,
+    power.CAMPAIGN,
+    powercache.CAMPAIGN,
+    random_checkpoints.CAMPAIGN,
+    hostile.CAMPAIGN,
+    fuzzing.CAMPAIGN,
+    space.CAMPAIGN,
+    errors.CAMPAIGN,
+    transfers.CAMPAIGN,
+    shrinking.CAMPAIGN,
+    memory.CAMPAIGN,
+)

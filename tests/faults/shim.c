@@ -22,13 +22,13 @@
 
 enum { OPEN = 1, CREATE = 2, READ = 4, WRITE = 8, SYNC = 16, SYNC_FOLDER = 32, RENAME = 64,
        UNLINK = 128, MKDIR = 256, TRUNCATE = 512, ALLOCATE = 1024, CLOSE = 2048, LOCK = 4096 };
-enum { COUNT, KILL_BEFORE, KILL_AFTER, TEAR, FAIL, FAIL_ON, SHORT, INTERRUPT, STOP, PRETEND };
+enum { COUNT, KILL_BEFORE, KILL_AFTER, TEAR, FAIL, FAIL_ON, SHORT, INTERRUPT, STOP, PRETEND, SIGNAL };
 static const char *NAMES[] = { "open", "create", "read", "write", "fsync", "fsync-folder", "rename",
                                "unlink", "mkdir", "truncate", "allocate", "close", "flock" };
 
 static char prefix[PATH_MAX];
 static size_t prefix_length;
-static int mask, action, code, log_fd = -1;
+static int mask, action, code, pretended, log_fd = -1;
 static long at;
 static unsigned seed;
 static atomic_long steps;
@@ -49,6 +49,9 @@ int shim_arm(const char *folder, int kinds, int what, long step, int error, unsi
     atomic_store(&armed, 1);
     return *log && log_fd < 0 ? -1 : 0;
 }
+
+/* Besides the action, steps of these kinds (fsync, fsync-folder) do nothing and say they did. */
+void shim_pretend(int kinds) { pretended = kinds; }
 
 long shim_steps(void) { return atomic_load(&steps); }
 
@@ -86,14 +89,21 @@ static long step_fd(int kind, int fd) {
     return step(kind, path);
 }
 
+/* A number for step n, ever the same for a seed. Any but the last bits of rand_r will do. */
+static long drawn(long n) {
+    unsigned mine = seed + (unsigned)n;
+    return rand_r(&mine) >> 4;
+}
+
 /* What is to be done before step n: nonzero if the call is not to be made, and fails with errno. */
 static int before(long n) {
     if (!n) return 0;
     int here = n == at;
     if (action == KILL_BEFORE && here) raise(SIGKILL);
     if (action == STOP) raise(SIGSTOP);
+    if (action == SIGNAL && here) kill(getpid(), code); /* as from outside: the main thread's, if it takes it */
     if ((action == FAIL && here) || (action == FAIL_ON && n >= at)) { errno = code; return 1; }
-    if (action == INTERRUPT && n % at == 0) { errno = EINTR; return 1; }
+    if (action == INTERRUPT && (seed ? drawn(n) : n) % at == 0) { errno = EINTR; return 1; }
     return 0;
 }
 
@@ -212,9 +222,10 @@ static int synced(int fd, int data) {
     struct stat is;
     if (!atomic_load(&armed) || !path_of(fd, path)) return data ? REAL(fdatasync)(fd) : REAL(fsync)(fd);
     int folder = !fstat(fd, &is) && S_ISDIR(is.st_mode);
-    long n = step(folder ? SYNC_FOLDER : SYNC, path);
+    int kind = folder ? SYNC_FOLDER : SYNC;
+    long n = step(kind, path);
     if (before(n)) return -1;
-    int result = n && action == PRETEND ? 0 : data ? REAL(fdatasync)(fd) : REAL(fsync)(fd);
+    int result = n && (action == PRETEND || pretended & kind) ? 0 : data ? REAL(fdatasync)(fd) : REAL(fsync)(fd);
     after(n);
     return result;
 }

@@ -24,7 +24,7 @@ KINDS = {
 CHANGES = ("create", "write", "fsync", "fsync-folder", "rename", "unlink", "mkdir", "truncate",
            "allocate")  # fmt: skip
 ACTIONS = ("count", "kill-before", "kill-after", "tear", "fail", "fail-on", "short", "interrupt",
-           "stop", "pretend")  # fmt: skip
+           "stop", "pretend", "signal")  # fmt: skip
 
 
 def missing() -> str:
@@ -53,10 +53,11 @@ def arm(
 ) -> None:  # fmt: skip
     """A tampering: from now on ``action`` happens to calls of ``kinds`` below ``folder``.
 
-    ``kill-before``, ``kill-after``, ``tear`` (half of a transfer, then death) and ``fail`` at call
-    number ``step``; ``fail-on`` from that call on for good; ``interrupt`` (EINTR) every ``step``
-    calls; ``short``, ``stop`` (SIGSTOP) and ``pretend`` (fsync and flock do nothing and say they
-    did) at every call; ``count`` nowhere. With a ``log``, each call is a line of it: kind, path.
+    ``kill-before``, ``kill-after``, ``tear`` (half of a transfer, then death), ``signal`` (number
+    ``error``, to the process) and ``fail`` at call number ``step``; ``fail-on`` from that call on
+    for good; ``interrupt`` (EINTR) every ``step`` calls, or with a ``seed`` one of ``step``;
+    ``short``, ``stop`` (SIGSTOP) and ``pretend`` (fsync and flock do nothing and say they did) at
+    every call; ``count`` nowhere. With a ``log``, each call is a line of it: kind, path.
     """
     mask = sum(KINDS[kind] for kind in kinds)
     arms = ctypes.CDLL(None).shim_arm  # AttributeError if it was not preloaded
@@ -67,3 +68,9 @@ def arm(
     words = (os.path.realpath(folder).encode(), log.encode())
     if arms(words[0], mask, ACTIONS.index(action), step, error, seed, words[1]):
         raise OSError(f"the shim cannot be armed for {folder}")
+
+
+def pretend(kinds: list[str]) -> None:
+    """A tampering: steps of ``kinds`` (``fsync``, ``fsync-folder``) do nothing, whatever else an
+    action does to them; :func:`arm` says which calls are steps."""
+    ctypes.CDLL(None).shim_pretend(sum(KINDS[kind] for kind in kinds))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 from typing import Any
 
-from .shim import arm
+from .disk import enter
+from .shim import arm, pretend
 
-__all__ = ["arm", "join_cgroup", "limit", "several", "umask"]
+__all__ = ["arm", "enter", "join_cgroup", "limit", "pretend", "record_early", "several", "umask"]
 
 
 def several(*tamperings: list[Any]) -> None:
     """One after the other; each is a name and its arguments."""
     for name, *args in tamperings:
-        globals()[name](*args)
+        module, _, function = name.rpartition(":")
+        where = f"{__package__}.{module}" if module else __name__
+        getattr(importlib.import_module(where), function)(*args)
 
 
 def limit(name: str, value: int) -> None:
@@ -31,3 +35,23 @@ def join_cgroup(folder: str) -> None:
     """Be accounted there from now on."""
     with open(f"{folder}/cgroup.procs", "w") as f:
         f.write(str(os.getpid()))
+
+
+def record_early() -> None:
+    """A broken tool: journals each file of tensors first, and makes its bytes durable then.
+
+    Nor does it drop its pages, which has the kernel write them.
+    """
+    from fp8convert import fileio
+    from fp8convert.publish import Record, Staging
+
+    record, durable = Staging.record, fileio.sync
+
+    def recorded(self: Staging, made: Record) -> None:
+        record(self, made)
+        with open(self.out / made.file, "rb") as f:
+            durable(f.fileno())
+
+    vars(fileio)["sync"] = lambda fd: None  # publish has its own name for the real one
+    setattr(fileio._File, "_drop", lambda self, begin, length: None)  # noqa: B010
+    setattr(Staging, "record", recorded)  # noqa: B010 (a method is not to be assigned to)

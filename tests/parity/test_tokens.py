@@ -96,9 +96,10 @@ def test_a_prompt_without_tokens_or_beyond_the_vocabulary_is_refused(
     class Empty:
         ids = ()
 
+    quiet = dict.fromkeys(("no_padding", "no_truncation"), lambda self: None)
     monkeypatch.setattr(
-        "tokenizers.Tokenizer.from_file",
-        lambda path: type("T", (), {"encode": lambda self, text: Empty})(),
+        "tokenizers.Tokenizer.from_buffer",
+        lambda data: type("T", (), {**quiet, "encode": lambda self, text: Empty})(),
     )
     with pytest.raises(UsageError, match="the prompt has no tokens"):
         tokens.from_prompt(str(tiny_bf16), "")

@@ -131,9 +131,13 @@ def error_of(x: F32, scale: F32, block: Block, element: str) -> npt.NDArray[np.f
 
 
 def is_short(x: F32, block: Block, element: str) -> npt.NDArray[np.bool_]:
-    """Blocks whose values all have at most the mantissa bits of the element."""
-    mantissa, _ = np.frexp(x.astype(np.float64))
-    bits = mantissa * 2.0 ** (MANTISSA[element] + 1)
+    """Blocks whose values all have at most the mantissa bits of the element.
+
+    As float32 stores them: of a number below 2**-126, whose mantissa is not normalized, those that
+    stand for less than a whole step of 2**-126 / 2**bits.
+    """
+    exponent = np.maximum(np.frexp(x.astype(np.float64))[1], -125)  # 2**-126 is 0.5 * 2**-125
+    bits = np.ldexp(x.astype(np.float64), MANTISSA[element] + 1 - exponent)
     return over_blocks(np.logical_and, bits == np.rint(bits), block)
 
 

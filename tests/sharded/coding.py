@@ -99,11 +99,11 @@ def _block(codes: Part, scale: Part, config: Mapping[str, Any]) -> tuple[int, ..
     """The grain of a scale: the declared block or group, never rows divided by rows."""
     if scale[1] in ((), (1,)):
         return (0,) * len(scale[1])
+    block: list[int] | None = config.get("quantization_config", {}).get("weight_block_size")
+    if codes[0] == "F8_E4M3" and block:  # a matrix of one block may look like a scale a row
+        return block[0], block[1]
     if scale[1] == (codes[1][0], 1) and codes[0] in ("F8_E4M3", "I8") and scale[0] != "F8_E8M0":
         return 1, 0
-    if codes[0] == "F8_E4M3":
-        block: list[int] = config.get("quantization_config", {}).get("weight_block_size")
-        return block[0], block[1]
     if codes[0] == "I32":
         return 1, 32
     return 1, {"F8_E4M3": 16, "F8_E8M0": 32}[scale[0]]

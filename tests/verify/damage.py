@@ -11,6 +11,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
+from fp8convert.publish import MANIFEST
+from fp8convert.seal import sealed
+
 INDEX = "model.safetensors.index.json"
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[Path], None]
@@ -23,12 +26,13 @@ def put(file: Path, data: bytes) -> None:
 
 
 def edit_json(file: str, change: Callable[[Any], None]) -> Change:
-    """``change`` what is in a JSON file."""
+    """``change`` what is in a JSON file; a manifest gets the sum of what it is then."""
 
     def run(folder: Path) -> None:
         data = json.loads((folder / file).read_text())
         change(data)
-        put(folder / file, json.dumps(data).encode())
+        text = sealed(data) if file == MANIFEST else json.dumps(data).encode()
+        put(folder / file, text)
 
     return run
 
