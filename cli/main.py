@@ -70,32 +70,41 @@ def cli() -> None:
 
 def run(command: click.Command, prog: str) -> NoReturn:
     """Run ``command`` with the exit codes of this tool."""
-    stopping.begin()
     try:
-        code = command.main(prog_name=prog, standalone_mode=False) or 0  # ctx.exit() returns
+        try:
+            stopping.begin()
+            code = _outcome(command, prog)
+        finally:
+            stopping.end()
+    except KeyboardInterrupt:  # the first signal, while the outcome was told; no other is raised
+        code = _say(ResumableError("interrupted"))
+        stopping.end()
+    sys.exit(code)
+
+
+def _outcome(command: click.Command, prog: str) -> int:
+    """Run ``command`` and tell what went wrong; the exit code."""
+    try:
+        return command.main(prog_name=prog, standalone_mode=False) or 0  # ctx.exit() returns
     except click.ClickException as e:
         e.show()
-        code = e.exit_code
+        return e.exit_code
     except Fp8ConvertError as e:
-        code = _say(_why(e))
+        return _say(_why(e))
     except (KeyboardInterrupt, click.Abort):
-        code = _say(ResumableError("interrupted"))
+        return _say(ResumableError("interrupted"))
     except BrokenPipeError:
         _silence(1)
-        code = EXIT_REFUSED
+        return EXIT_REFUSED
     except OSError as e:
-        code = _say(_why(ResumableError(str(e))))
+        return _say(_why(ResumableError(str(e))))
     except (SystemExit, GeneratorExit):
         raise
     except BaseException:  # a bug of ours, or a library's panic, which is no Exception
         if stopping.asked():
-            code = _say(ResumableError("interrupted"))
-        else:
-            click.echo(_lines(traceback.format_exc()), err=True)
-            code = EXIT_REFUSED
-    finally:
-        stopping.end()
-    sys.exit(code)
+            return _say(ResumableError("interrupted"))
+        click.echo(_lines(traceback.format_exc()), err=True)
+        return EXIT_REFUSED
 
 
 def main() -> NoReturn:

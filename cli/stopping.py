@@ -62,12 +62,13 @@ def end() -> None:
     """All is said: until the process is gone, nothing more is to be. (In a program that goes on,
     signals do again what they did.)"""
     for signum, before in _before.items():
-        signal.signal(signum, signal.SIG_IGN if _script else before)
+        if before is not None:  # a handler that is not Python's was left alone
+            signal.signal(signum, signal.SIG_IGN if _script else before)
 
 
 def _handle(how: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
     for signum in SIGNALS:  # nohup, or a shell's background job, ignores some
-        if signal.getsignal(signum) != signal.SIG_IGN:
+        if signal.getsignal(signum) not in (signal.SIG_IGN, None):
             signal.signal(signum, how)
 
 

@@ -16,15 +16,17 @@ from . import kernels, schemes
 from .catalogue import Catalogue, open_catalogue, uncollected
 from .engine import Engine
 from .errors import SHOWN_CHARS, FormatError, ResumableError, TargetError, UsageError, shown
+from .journal import Record
 from .options import Options, Quantize, ShardForTp, ToBf16, Unshard
 from .plan import Plan
 from .planner import plan_to_bf16
-from .publish import Record, Staging, opened, resolve_target
+from .publish import Staging, opened
 from .quantizer import plan_quantize
 from .report import counts, figures
 from .schemes.base import Scheme
 from .settings import Settings
 from .shardplan import plan_shard
+from .target import resolve_target
 from .unsharder import plan_unshard, whole_names
 from .version import VERSION
 
@@ -203,9 +205,9 @@ def _undisturbed(staging: Staging) -> Iterator[None]:
     try:
         yield
     except (OSError, TargetError) as e:
-        if not staging.is_overtaken():
+        if not staging.fence.is_overtaken():
             raise
-        raise staging.overtaken() from e
+        raise staging.fence.overtaken() from e
 
 
 def _end(path: Any) -> str:

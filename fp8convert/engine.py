@@ -19,10 +19,11 @@ from .fetch import Fetched
 from .fileio import aligned_buffer, hash_file
 from .header import ALIGN as PAGE
 from .jobs import Job, Jobs
+from .journal import Record
 from .options import Options
 from .places import Places
 from .plan import Task
-from .publish import Record, Staging
+from .publish import Staging
 from .settings import Progress, Settings
 from .sources import Sources
 from .taskrun import TaskRun

@@ -14,10 +14,13 @@ from .errors import Fp8ConvertError, shown
 FILE = ".numba_config.yaml"
 
 
-def check() -> None:
-    """To be called before numba is imported; Fp8ConvertError if it would find such a file."""
+def check(otherwise: str = "") -> None:
+    """To be called before numba is imported; Fp8ConvertError if it would find such a file.
+
+    ``otherwise`` is what else can be done about it than to be elsewhere.
+    """
     if "numba" not in sys.modules and os.path.lexists(FILE):
         raise Fp8ConvertError(
             f"{shown(os.path.abspath(FILE))} would be read by numba as its options, and these can "
-            "have code run: run this in another folder, or with FP8CONVERT_KERNELS=numpy"
+            f"have code run: run this in another folder{otherwise}"
         )

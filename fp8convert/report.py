@@ -9,9 +9,9 @@ from typing import Any
 from .classes import group
 from .encoding.band import Errors, joined
 from .encoding.carried import CARRIED
+from .journal import Record
 from .options import Quantize, ShardForTp
 from .plan import Plan
-from .publish import Record
 
 
 def counts(plan: Plan) -> dict[str, int]:

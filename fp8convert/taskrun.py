@@ -16,9 +16,10 @@ from .errors import DataError, shown
 from .fetch import Fetched
 from .fileio import TargetFile
 from .header import ALIGN as PAGE
+from .journal import Record
 from .places import Places
 from .plan import Task
-from .publish import Record, Staging
+from .publish import Staging
 from .schemes.weight import Weight
 from .sources import Sources
 from .tile import Chunk, Coding, Read, Tile

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -22,13 +23,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import pytest
-
 # Whatever changes something on disk. Reads can be traced as well.
 CHANGES = ("mkdir", "rmdir", "unlink", "open", "posix_fallocate", "ftruncate", "pwritev", "fsync",
            "replace", "rename")  # fmt: skip
 
 MOST_SECONDS = 120  # of a child
+MOST_BYTES = 10_000_000  # of a file whose content is compared: some are terabytes of holes
+UNTAMPERED = 71  # exit code of a child whose tampering failed, which no test may take for a loss
 
 Before = Callable[[str, tuple[Any, ...]], None]
 Set = Callable[[object, str, Any], None]
@@ -102,20 +103,31 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
-def marks(folder: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Everything below ``folder``: inode, mtime and content, to tell that nothing was touched.
+def marks(folder: Path) -> dict[str, tuple[Any, ...]]:
+    """Everything below ``folder``, links as links: to tell that nothing was made or touched.
 
-    But for the links by which a run finds its own state: each has another.
+    Inode and mtime first; changes of a file's bytes, name or mode leave another ctime; reading
+    leaves none. Without the links by which a run finds its own state: each has another.
     """
-    return {
-        str(p.relative_to(folder)): (
-            p.lstat().st_ino,
-            p.lstat().st_mtime_ns,
-            p.read_bytes() if p.is_file() else b"",
-        )
-        for p in sorted(folder.rglob("*"))
-        if not (p.is_symlink() and p.name.startswith("run."))
-    }
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        s = path.lstat()
+        if stat.S_ISLNK(s.st_mode) and path.name.startswith("run."):
+            continue
+        small = stat.S_ISREG(s.st_mode) and s.st_size < MOST_BYTES
+        same = (s.st_ino, s.st_mtime_ns, s.st_ctime_ns, s.st_mode, s.st_size)
+        found[str(path.relative_to(folder))] = (*same, path.read_bytes() if small else b"")
+    return found
+
+
+def state_of(target: Path) -> Path:
+    """Where unfinished work on ``target`` lies."""
+    return target.with_name(f".{target.name}.fp8convert")
+
+
+def temporaries(folder: Path) -> list[Path]:
+    """What a run has not given its final name."""
+    return list(folder.rglob("*.tmp"))
 
 
 def real(path: object) -> str:
@@ -204,6 +216,7 @@ class Forker:
         """Wait for the run that was begun to end, or to stop (SIGSTOP): None, and :meth:`go` on."""
         assert self._server.stdout
         found = json.loads(self._server.stdout.readline())
+        assert not found or found["code"] != UNTAMPERED, found["err"]
         return Ended(**found) if found else None
 
     def go(self) -> None:
@@ -289,7 +302,9 @@ def _child(argv: list[str], tamper: list[Any]) -> NoReturn:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
         signal.alarm(MOST_SECONDS)
         if tamper:
+            code = UNTAMPERED
             _tampering(tamper[0])(*tamper[1:])
+            code = 70
         sys.argv = ["fp8convert", *argv]
         main()
     except SystemExit as e:
@@ -312,11 +327,6 @@ def _tampering(name: str) -> Callable[..., None]:
     else:
         found = globals().get(name) or getattr(tampering, name)
     return found
-
-
-def setter(monkeypatch: pytest.MonkeyPatch) -> Set:
-    """``setattr`` that ends with the test."""
-    return lambda owner, name, value: monkeypatch.setattr(owner, name, value)
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from fp8convert.encoding.lossless import decodable, encoding, way
 from fp8convert.encoding.targets import Target
 from fp8convert.engine import Engine
 from fp8convert.header import numel
+from fp8convert.journal import Record
 from fp8convert.options import ToBf16
 from fp8convert.plan import Item, Plan, Task
 from fp8convert.planner import task
-from fp8convert.publish import Record, Staging, opened
+from fp8convert.publish import Staging, opened
 from fp8convert.quantizer import needs_of
 from fp8convert.schemes.weight import Weight
 from fp8convert.settings import Settings

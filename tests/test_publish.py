@@ -14,13 +14,15 @@ from typing import Any
 
 import pytest
 
-from fp8convert import publish
+from fp8convert import durable
 from fp8convert.convert import prepare, to_bf16
 from fp8convert.errors import ResumableError, TargetError
+from fp8convert.journal import Record
 from fp8convert.options import ToBf16
 from fp8convert.plan import Plan
-from fp8convert.publish import JOB, MANIFEST, Record, Staging, differences, opened, resolve_target
+from fp8convert.publish import JOB, Staging, opened
 from fp8convert.seal import sealed
+from fp8convert.target import MANIFEST, MAX_DIFFERENCES, differences, resolve_target
 
 from .crash import CHANGES, contents, marks, nothing, real, trace
 from .mini import CUT
@@ -55,7 +57,7 @@ def finish_task(staging: Staging, number: int, data: bytes | None = None) -> Rec
 
 def again(staging: Staging) -> Staging:
     """Another process's view of the same target, same plan; the first one has ended."""
-    staging.let_go()
+    staging.fence.let_go()
     return Staging(staging.target, staging.plan)
 
 
@@ -69,7 +71,7 @@ def changed(plan: Plan, **options: Any) -> Plan:
 def test_begin_makes_a_job(staging: Staging) -> None:
     job = json.loads((staging.state / JOB).read_bytes())
     assert job == json.loads(json.dumps({"identity": staging.plan.identity, "source": SOURCE}))
-    made = ["job.json", "journal", "lock", "out", staging.way.name]
+    made = ["job.json", "journal", "lock", "out", staging.fence.way.name]
     assert sorted(os.listdir(staging.state)) == made
     assert not staging.target.exists()
 
@@ -421,7 +423,7 @@ def test_opened_makes_parents_durably(
 ) -> None:
     """The name of every folder that was made is synced: the target must not vanish with one."""
     synced: list[Path] = []
-    monkeypatch.setattr(publish, "sync_folder", synced.append)
+    monkeypatch.setattr(durable, "sync_folder", synced.append)
     target = fast_path / "a" / "b" / "dst"
     with opened(Staging(target, plan)):
         assert synced == [fast_path, fast_path / "a", fast_path / "a" / "b"]
@@ -437,10 +439,10 @@ def test_folders_that_cannot_be_synced(fast_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(os, "fsync", fsync)
 
     fail(errno.EINVAL)
-    publish.sync_folder(fast_path)
+    durable.sync_folder(fast_path)
     fail(errno.EIO)
     with pytest.raises(OSError, match=str(fast_path)):
-        publish.sync_folder(fast_path)
+        durable.sync_folder(fast_path)
 
 
 # --- Committing
@@ -555,7 +557,7 @@ def test_no_temporary_is_left_by_a_failed_write(
     def fail(fd: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(publish, "sync", fail)
+    monkeypatch.setattr(durable, "sync", fail)
     with pytest.raises(OSError, match=r"'config\.json'"):
         staging.put_bytes("config.json", b"{}")
     assert not os.listdir(staging.out)
@@ -575,7 +577,7 @@ def test_differences() -> None:
 def test_differences_are_cut_and_escaped() -> None:
     many = {f"k{n}": n for n in range(100)}
     lines = differences(many, {})
-    assert len(lines) == publish.MAX_DIFFERENCES
+    assert len(lines) == MAX_DIFFERENCES
     (line,) = differences({"k": "\x1b[2J" + "x" * 10_000}, {"k": ""})
     assert "\x1b" not in line
     assert len(line) < 300

@@ -15,15 +15,17 @@ from typing import Any
 
 import pytest
 
-from fp8convert import convert, publish
+from fp8convert import convert, durable
 from fp8convert.convert import prepare, to_bf16
 from fp8convert.errors import FormatError, ResumableError, TargetError
+from fp8convert.journal import Record, record_name
 from fp8convert.options import ToBf16
 from fp8convert.plan import Copy, Plan
-from fp8convert.publish import JOB, MANIFEST, Record, Staging, opened
+from fp8convert.publish import JOB, Staging, opened
 from fp8convert.seal import sealed
+from fp8convert.target import MANIFEST
 
-from .crash import CHANGES, FailAt, Forker, contents, marks, nothing, real, trace
+from .crash import CHANGES, FailAt, Forker, contents, marks, nothing, real, state_of, trace
 from .mini import CUT
 from .nested import FILES, ODD, RANKS, SAME, nest, nested, tree
 from .privileges import bound_by_modes
@@ -62,7 +64,7 @@ def staging(fast_path: Path, plan: Plan) -> Iterator[Staging]:
 
 def again(staging: Staging) -> Staging:
     """Another process's view of the same target, same plan; the first one has ended."""
-    staging.let_go()
+    staging.fence.let_go()
     return Staging(staging.target, staging.plan)
 
 
@@ -82,10 +84,6 @@ def finish_all(staging: Staging) -> dict[str, Any]:
 
 def run(src: Path, dst: Path, **options: Any) -> convert.Manifest:
     return to_bf16(src, dst, **{"max_shard_size": CUT, "workers": 1, **options})
-
-
-def state_of(dst: Path) -> Path:
-    return dst.with_name(f".{dst.name}.fp8convert")
 
 
 # --- What stands there at the end
@@ -223,12 +221,14 @@ def test_a_manifest_in_a_folder_is_a_file_like_any_other(plan: Plan, fast_path: 
 
 def test_records_have_names_of_their_own(staging: Staging) -> None:
     """Three files of one name, and one that is called as a record is."""
-    odd = staging._record_path("rank0/x").name
+    odd = (staging.journal / record_name("rank0/x")).name
     files = [*FILES, "rank0/x", odd, odd.removesuffix(".json"), "rank0", "rank0x", "rank0%2Fx"]
-    paths = {staging._record_path(file) for file in files}
+    paths = {(staging.journal / record_name(file)) for file in files}
     assert len(paths) == len(set(files))
     assert {p.parent for p in paths} == {staging.journal}
-    assert staging._record_path(SAME).name == f"{SAME}.json"  # as in states of older versions
+    assert (
+        staging.journal / record_name(SAME)
+    ).name == f"{SAME}.json"  # as in states of older versions
 
 
 def test_names_of_records_are_short_enough(fast_path: Path, plan: Plan) -> None:
@@ -260,7 +260,7 @@ def test_a_record_is_of_its_own_folder(staging: Staging) -> None:
     """Two files of one name and one size: the record of one does not vouch for the other."""
     finish_task(staging, 0)
     tasks = staging.plan.tasks
-    one, two = (staging._record_path(t.file) for t in tasks[:2])
+    one, two = ((staging.journal / record_name(t.file)) for t in tasks[:2])
     shutil.copy(staging.out / tasks[0].file, staging.out / tasks[1].file)
     shutil.copy(one, two)
     other = (tasks[0], dataclasses.replace(tasks[0], file=tasks[1].file), tasks[2])
@@ -284,7 +284,7 @@ def test_begin_sweeps_the_folders_too(staging: Staging) -> None:
         (folder / "stranger").write_bytes(b"x")
         (folder / "config.json").write_text("{}")
     (staging.folders[1] / "link").symlink_to("nowhere")
-    staging._record_path(unjournaled.file).write_text("")
+    (staging.journal / record_name(unjournaled.file)).write_text("")
     again(staging).begin(SOURCE)
     assert kept.keys() == marks(staging.state).keys()
     assert staging.recorded(staging.plan.tasks[0]) == record
@@ -556,20 +556,6 @@ def test_killed_at_every_step(
     assert left >= {*RANKS, "out", "journal"}
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(
-    mini: Path, fast_path: Path, forker: Forker, undisturbed: dict[str, bytes], signum: int
-) -> None:
-    codes = []
-    for n in (4, 9, 15, 18, 24, 40, 60):
-        dst = fast_path / f"{n}" / "dst"
-        codes.append(forked(forker, mini, dst, "signal_at", n, signum))
-        assert not list(dst.parent.rglob("*.tmp"))
-        assert forked(forker, mini, dst, "slow", 0) == 0
-        assert tree(dst) == undisturbed
-    assert codes.count(75) >= 5
-
-
 @pytest.mark.parametrize("late", [False, True])
 def test_every_call_fails_once(
     mini: Path, fast_path: Path, undisturbed: dict[str, bytes], nesting: None, late: bool
@@ -654,47 +640,6 @@ def unfinished(src: Path, dst: Path) -> Path:
     return out
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
-
-
-@pytest.mark.parametrize("damage", [None, flip, truncate, Path.unlink])
-@pytest.mark.parametrize("file", FILES)
-def test_damaged_files_are_redone(
-    mini: Path, fast_path: Path, undisturbed: dict[str, bytes], nesting: None,
-    written: list[str], damage: Callable[[Path], None] | None, file: str,
-) -> None:  # fmt: skip
-    """And only those."""
-    out = unfinished(mini, fast_path / "dst")
-    assert written == FILES
-    written.clear()
-    if damage:
-        damage(out / file)
-    run(mini, fast_path / "dst")
-    assert written == ([file] if damage else [])
-    assert tree(fast_path / "dst") == undisturbed
-
-
-def test_swapped_files_are_redone(
-    mini: Path, fast_path: Path, undisturbed: dict[str, bytes], nesting: None, written: list[str]
-) -> None:
-    """Files of one name: the folder is part of what the journal says."""
-    out = unfinished(mini, fast_path / "dst")
-    written.clear()
-    os.rename(out / FILES[0], out / "x")
-    os.rename(out / FILES[1], out / FILES[0])
-    os.rename(out / "x", out / FILES[1])
-    run(mini, fast_path / "dst")
-    assert written == FILES[:2]
-    assert tree(fast_path / "dst") == undisturbed
-
-
 def test_a_foreign_file_does_not_get_into_the_target(
     mini: Path, fast_path: Path, undisturbed: dict[str, bytes], nesting: None, written: list[str]
 ) -> None:
@@ -755,7 +700,7 @@ def test_no_temporary_is_left_by_a_failed_write(
     def fail(fd: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(publish, "sync", fail)
+    monkeypatch.setattr(durable, "sync", fail)
     with pytest.raises(OSError, match="No space left"):
         staging.put_bytes("rank0/config.json", b"{}")
     assert [os.listdir(f) for f in staging.folders] == [[], []]

@@ -21,24 +21,20 @@ from fp8convert import convert
 from fp8convert.coderun import CodeRun
 from fp8convert.errors import (
     DataError,
-    Fp8ConvertError,
     ResumableError,
 )
 from fp8convert.header import ALIGN as PAGE
 from fp8convert.settings import Settings
 
-from .crash import CHANGES, Forker, contents, marks, nothing, trace
+from .crash import CHANGES, Forker, contents, nothing, temporaries, trace
 from .quantized.small import (
     MLP,
     SHAPES,
     in_time,
     make_small,
-    temporaries,
     tensors_of,
     write,
 )
-
-MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -123,27 +119,6 @@ def test_killed_and_resumed(
         assert os.listdir(dst.parent) == ["dst"]
         shutil.rmtree(dst.parent)
     assert left == {"spool", "file"}
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(
-    small: Path, fast_path: Path, forker: Forker, undisturbed: dict[str, Any], signum: int
-) -> None:
-    codes = []
-    for n in (3, 7, 9, 20, 40):
-        dst = fast_path / f"{n}" / "dst"
-        command = TENSOR.argv(small, dst)
-        ended = forker.run(*command, tamper=("signal_at", n, signum))
-        codes.append(ended.code)
-        if ended.code == 75:
-            assert "Run the same command again to resume." in ended.err
-            assert "Traceback" not in ended.err
-            assert not dst.exists()
-            assert not temporaries(dst.parent)
-        assert forker.run(*command).code == 0
-        assert contents(dst) == undisturbed[TENSOR.scheme]
-    assert set(codes) <= {0, 75}
-    assert codes.count(75) >= 4
 
 
 # --- Calls that fail
@@ -387,13 +362,3 @@ def test_a_record_without_errors_is_redone(
     GROUPS(small, fast_path / "dst")
     assert contents(fast_path / "dst") == undisturbed[GROUPS.scheme]
     assert len(written) == len(list(undisturbed[GROUPS.scheme])) - 3
-
-
-def test_a_finished_target_is_left_alone(small: Path, fast_path: Path) -> None:
-    GROUPS(small, fast_path / "dst")
-    before = marks(fast_path)
-    assert GROUPS(small, fast_path / "dst", workers=2).already_done
-    assert marks(fast_path) == before
-    with pytest.raises(Fp8ConvertError, match=r"options\.scheme: 'nvfp4' then, 'mxfp4' now"):
-        fp8convert.quantize(small, fast_path / "dst", "mxfp4", **GROUPS.options)
-    assert marks(fast_path) == before

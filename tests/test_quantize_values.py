@@ -19,6 +19,7 @@ from fp8convert.errors import (
 )
 from fp8convert.fileio import SourceFile
 
+from .crash import temporaries
 from .quantized import sources
 from .quantized.small import (
     ATTENTION,
@@ -27,7 +28,6 @@ from .quantized.small import (
     dealt,
     in_time,
     make_small,
-    temporaries,
     tensors_of,
     tight,
     write,

@@ -13,9 +13,9 @@ import pytest
 
 import fp8convert
 from fp8convert.encoding.band import Errors, joined
+from fp8convert.journal import Record
 from fp8convert.options import Quantize, ToBf16
 from fp8convert.plan import Plan
-from fp8convert.publish import Record
 from fp8convert.report import counts, figures, said
 
 from .quantized import oracle, readers, sources

@@ -19,8 +19,8 @@ import pytest
 
 from fp8convert import convert, engine, fileio, options, plan, taskrun
 from fp8convert.convert import to_bf16
-from fp8convert.errors import FormatError, Fp8ConvertError, ResumableError, TargetError
-from fp8convert.fileio import SourceFile, TargetFile
+from fp8convert.errors import Fp8ConvertError, ResumableError, TargetError
+from fp8convert.fileio import TargetFile
 
 from .crash import (
     CHANGES,
@@ -31,13 +31,14 @@ from .crash import (
     marks,
     nothing,
     short_transfers,
+    state_of,
+    temporaries,
     trace,
 )
 from .mini import CUT
 from .privileges import bound_by_modes
 
 PROGRAM = Path(sys.executable).with_name("fp8convert")
-KILLS = 20
 FILES = [f"model-{n:05}-of-000003.safetensors" for n in (1, 2, 3)]  # of mini, cut
 
 
@@ -49,14 +50,6 @@ def run(src: Path, dst: Path, **options: Any) -> convert.Manifest:
 def argv(src: Path, dst: Path, *more: object) -> list[object]:
     """The command line's way."""
     return ["to-bf16", src, dst, "--max-shard-size", CUT, "--workers", 1, *more]
-
-
-def state_of(dst: Path) -> Path:
-    return dst.with_name(f".{dst.name}.fp8convert")
-
-
-def temporaries(folder: Path) -> list[Path]:
-    return list(folder.rglob("*.tmp"))
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +68,6 @@ def forker() -> Iterator[Forker]:
     made = Forker()
     yield made
     made.close()
-
-
-@pytest.fixture
-def copied(mini: Path, fast_path: Path) -> Path:
-    """A source of one's own, to change."""
-    return Path(shutil.copytree(mini, fast_path / "src"))
 
 
 # --- Killed
@@ -129,36 +116,6 @@ def sample(tiny_fp8: Path, tmp_path_factory: pytest.TempPathFactory) -> Sample:
     return Sample(tiny_fp8, files, options)
 
 
-def test_killed_at_random_moments(sample: Sample, fast_path: Path, forker: Forker) -> None:
-    """Three workers on a slow disk; often the resumption is killed as well, and its own."""
-    rng, kills, kept, n = random.Random(2), 0, 0, 0
-    slow = ("slow", 0.002)
-    begun = time.monotonic()
-    first = forker.run("to-bf16", sample.src, fast_path / "0", *sample.options, tamper=slow)
-    whole = time.monotonic() - begun
-    assert first.code == 0
-    shutil.rmtree(fast_path / "0")
-    while kills < KILLS:
-        n += 1
-        assert n < 10 * KILLS
-        dst = fast_path / f"{n}"
-        command = ("to-bf16", sample.src, dst, *sample.options)
-        while True:
-            ended = forker.run(*command, tamper=slow, kill_after=rng.uniform(0, whole))
-            kills += ended.code == -signal.SIGKILL
-            if ended.code == 0 or rng.random() < 0.4:
-                break
-            assert ended.code == -signal.SIGKILL, ended
-            assert not dst.exists() or contents(dst) == sample.files
-        journal = state_of(dst) / "journal"
-        kept += len(list(journal.glob("*.json"))) if journal.exists() else 0
-        assert forker.run(*command).code == 0
-        assert contents(dst) == sample.files
-        shutil.rmtree(dst)
-    assert kept > 0  # some of them had something to go on with
-    assert not [p for p in fast_path.iterdir() if p.name.startswith(".")]
-
-
 def test_console_script_resumes(sample: Sample, fast_path: Path, forker: Forker) -> None:
     """The installed command: goes on after a kill, says when there is nothing to do, refuses."""
     dst = fast_path / "dst"
@@ -188,28 +145,6 @@ def test_console_script_resumes(sample: Sample, fast_path: Path, forker: Forker)
     assert marks(dst) == before
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(
-    mini: Path, fast_path: Path, forker: Forker, undisturbed: dict[str, bytes], signum: int
-) -> None:
-    """Exit code 75 and a word on how to go on, whenever it comes."""
-    codes = []
-    for n in (1, 9, 13, 16, 20, 30, 45):
-        dst = fast_path / f"{n}" / "dst"
-        ended = forker.run(*argv(mini, dst), tamper=("signal_at", n, signum))
-        codes.append(ended.code)
-        if ended.code == 75:
-            assert not dst.exists()
-            assert "interrupted" in ended.err
-            assert "Run the same command again to resume." in ended.err
-            assert "Traceback" not in ended.err
-            assert not temporaries(fast_path / f"{n}")
-        assert forker.run(*argv(mini, dst)).code == 0
-        assert contents(dst) == undisturbed
-    assert set(codes) <= {0, 75}  # 0: it came while the last step was being made
-    assert codes.count(75) >= 5
-
-
 def test_interrupted_while_checking_what_is_there(
     mini: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, bytes]
 ) -> None:
@@ -226,7 +161,7 @@ def test_interrupted_while_checking_what_is_there(
     assert contents(fast_path / "dst") == undisturbed
 
 
-# --- What a resumption refuses
+# --- Unfinished and finished
 
 
 def unfinished(src: Path, dst: Path, **options: Any) -> Path:
@@ -244,114 +179,12 @@ def unfinished(src: Path, dst: Path, **options: Any) -> Path:
     return state
 
 
-def refused(src: Path, dst: Path, words: str, **options: Any) -> None:
-    """Refused with ``words``, nothing under ``dst``'s parent touched."""
-    before = marks(dst.parent)
-    with pytest.raises(TargetError) as e:
-        run(src, dst, **options)
-    assert e.value.exit_code == 1
-    assert words in str(e.value)
-    assert marks(dst.parent) == before
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"dtype": "float32"}, "options.dtype: 'bfloat16' then, 'float32' now"),
-        ({"max_shard_size": 9}, f"options.max_shard_size: '{CUT}' then, '9' now"),
-        ({"checksum": "none"}, "options.checksum: 'sha256' then, 'none' now"),
-    ],
-)
-@pytest.mark.parametrize("finished", [False, True])
-def test_other_options(
-    mini: Path, fast_path: Path, options: dict[str, Any], words: str, finished: bool
-) -> None:
-    unfinished(mini, fast_path / "dst")
-    if finished:
-        run(mini, fast_path / "dst")
-    refused(mini, fast_path / "dst", words, **options)
-
-
-@pytest.mark.parametrize("finished", [False, True])
-def test_another_version(
-    mini: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
-) -> None:
-    unfinished(mini, fast_path / "dst")
-    if finished:
-        run(mini, fast_path / "dst")
-    words = f"fp8convert: '{plan.VERSION}' then, '99.0' now"
-    monkeypatch.setattr(plan, "VERSION", "99.0")
-    refused(mini, fast_path / "dst", words)
-
-
-def test_source_of_another_time(copied: Path, fast_path: Path) -> None:
-    unfinished(copied, fast_path / "out" / "dst")
-    shard = copied / "model-00002-of-00002.safetensors"
-    state = shard.stat()
-    os.utime(shard, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
-    words = f"{shard.name}.mtime_ns: '{state.st_mtime_ns}' then, '{state.st_mtime_ns + 1}' now"
-    refused(copied, fast_path / "out" / "dst", words)
-
-
-def test_source_with_another_header(copied: Path, fast_path: Path) -> None:
-    """Same size, same time, other header: named, and which shard it is."""
-    unfinished(copied, fast_path / "out" / "dst")
-    shard = copied / "model-00002-of-00002.safetensors"
-    state = shard.stat()
-    data = shard.read_bytes()
-    assert data.count(b'"format":"pt"') == 1
-    shard.write_bytes(data.replace(b'"format":"pt"', b'"format":"tp"'))
-    os.utime(shard, ns=(state.st_atime_ns, state.st_mtime_ns))
-    refused(copied, fast_path / "out" / "dst", f"source.{shard.name}.header_sha256: '")
-
-
-def test_other_config(copied: Path, fast_path: Path) -> None:
-    unfinished(copied, fast_path / "out" / "dst")
-    config = json.loads((copied / "config.json").read_bytes())
-    (copied / "config.json").write_text(json.dumps({**config, "vocab_size": 3}))
-    refused(copied, fast_path / "out" / "dst", "texts.config.json: '")
-
-
-def test_settings_may_differ(mini: Path, fast_path: Path, undisturbed: dict[str, bytes]) -> None:
-    """Threads, memory and I/O decide no byte, so a resumption is free to change them."""
-    unfinished(mini, fast_path / "dst", workers=1, io="buffered")
-    run(mini, fast_path / "dst", workers=3, memory=300 << 20, io="auto")
-    assert contents(fast_path / "dst") == undisturbed
-
-
-# --- What any run refuses
-
-
 def test_finished_target(mini: Path, fast_path: Path, undisturbed: dict[str, bytes]) -> None:
     assert not run(mini, fast_path / "dst").already_done
     before = marks(fast_path)
     manifest = run(mini, fast_path / "dst", workers=2)
     assert manifest.already_done
     assert manifest.data == json.loads(undisturbed["manifest.json"])
-    assert marks(fast_path) == before
-
-
-def test_foreign_folder(mini: Path, fast_path: Path, forker: Forker) -> None:
-    (fast_path / "dst").mkdir()
-    (fast_path / "dst" / "mine").write_text("mine")
-    refused(mini, fast_path / "dst", "exists and is not empty")
-    ended = forker.run(*argv(mini, fast_path / "dst"))
-    assert (ended.code, ended.out) == (1, "")
-    assert ended.err.startswith("error: ")
-    assert os.listdir(fast_path) == ["dst"]
-
-
-def test_target_is_a_file(mini: Path, fast_path: Path) -> None:
-    (fast_path / "dst").write_text("mine")
-    refused(mini, fast_path / "dst", "is not a folder")
-
-
-@pytest.mark.parametrize("place", [".", "sub", "sub/sub", "..", "../link"])
-def test_target_and_source_overlap(copied: Path, fast_path: Path, place: str) -> None:
-    (fast_path / "link").symlink_to(copied)
-    before = marks(fast_path)
-    with pytest.raises(TargetError, match="must not contain each other"):
-        run(copied, copied / place)
     assert marks(fast_path) == before
 
 
@@ -375,139 +208,12 @@ def test_two_runs_at_once(
     assert contents(dst) == undisturbed
 
 
-# --- What happened to finished files between two runs
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
-
-
-def grow(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b"\0")
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [None, truncate, grow, flip, empty, Path.unlink])
-def test_damaged_files_are_redone(
-    mini: Path,
-    fast_path: Path,
-    undisturbed: dict[str, bytes],
-    written: list[str],
-    damage: Callable[[Path], None] | None,
-) -> None:
-    """And only those."""
-    state = unfinished(mini, fast_path / "dst")
-    assert written == FILES
-    written.clear()
-    if damage:
-        damage(state / "out" / FILES[1])
-    run(mini, fast_path / "dst")
-    assert written == ([FILES[1]] if damage else [])
-    assert contents(fast_path / "dst") == undisturbed
-
-
-@pytest.mark.parametrize("damage", [truncate, flip, empty, Path.unlink])
-def test_damaged_records_are_redone(
-    mini: Path,
-    fast_path: Path,
-    undisturbed: dict[str, bytes],
-    written: list[str],
-    damage: Callable[[Path], None],
-) -> None:
-    state = unfinished(mini, fast_path / "dst")
-    written.clear()
-    for file in FILES[:2]:
-        damage(state / "journal" / f"{file}.json")
-    run(mini, fast_path / "dst")
-    assert set(written) <= set(FILES[:2])
-    assert written or damage is truncate  # of the line's end only: still the whole record
-    assert contents(fast_path / "dst") == undisturbed
-
-
-def test_the_record_of_another_task(
-    mini: Path, fast_path: Path, undisturbed: dict[str, bytes], written: list[str]
-) -> None:
-    state = unfinished(mini, fast_path / "dst")
-    written.clear()
-    shutil.copy(state / "journal" / f"{FILES[0]}.json", state / "journal" / f"{FILES[1]}.json")
-    run(mini, fast_path / "dst")
-    assert written == [FILES[1]]
-    assert contents(fast_path / "dst") == undisturbed
-
-
-def test_without_checksums_sizes_are_checked(
-    mini: Path, fast_path: Path, written: list[str]
-) -> None:
-    state = unfinished(mini, fast_path / "dst", checksum="none")
-    written.clear()
-    truncate(state / "out" / FILES[2])
-    (state / "out" / FILES[0]).unlink()
-    manifest = run(mini, fast_path / "dst", checksum="none")
-    assert written == [FILES[0], FILES[2]]
-    run(mini, fast_path / "alone", checksum="none")
-    assert contents(fast_path / "dst") == contents(fast_path / "alone")
-    assert manifest.files[0]["sha256"] is None
-
-
 def test_overflows_survive_a_resumption(mini: Path, fast_path: Path) -> None:
     """What decoding met is in the journal, so the manifest is the same."""
     run(mini, fast_path / "alone", dtype="float16")
     unfinished(mini, fast_path / "dst", dtype="float16")
     run(mini, fast_path / "dst", dtype="float16")
     assert contents(fast_path / "dst") == contents(fast_path / "alone")
-
-
-# --- A source that changes
-
-
-@pytest.mark.parametrize("how", ["touched", "written", "grown", "truncated", "replaced", "gone"])
-def test_source_changed_mid_run(
-    copied: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    shard = copied / "model-00002-of-00002.safetensors"
-    real, reads = SourceFile.read, 0
-
-    def change() -> None:
-        state = shard.stat()
-        if how == "written":
-            with shard.open("r+b") as f:
-                f.seek(-1, os.SEEK_END)
-                f.write(b"x")
-        elif how == "grown":
-            grow(shard)
-        elif how == "truncated":
-            os.truncate(shard, 5000)
-        elif how == "replaced":
-            data = shard.read_bytes()
-            shard.unlink()
-            shard.write_bytes(data)
-        elif how == "gone":
-            return shard.unlink()
-        os.utime(shard, ns=(state.st_atime_ns, state.st_mtime_ns + 1000))
-
-    def read(self: SourceFile, *args: Any) -> None:
-        nonlocal reads
-        reads += 1
-        if reads == 1:
-            change()
-        real(self, *args)
-
-    monkeypatch.setattr(SourceFile, "read", read)
-    with pytest.raises(FormatError, match=shard.name) as e:
-        run(copied, fast_path / "dst")
-    assert reads
-    assert e.value.exit_code == 1
-    assert not (fast_path / "dst").exists()
-    assert not temporaries(fast_path)
 
 
 # --- Disks that fail

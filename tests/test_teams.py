@@ -27,8 +27,9 @@ from fp8convert.teams import MOST_TOGETHER, least_tile, sharing
 from fp8convert.tile import MIN_TILE, READ_SLACK, Read, Tile
 from fp8convert.tiles import tiles
 
+from .crash import temporaries
 from .mini import write_shards
-from .quantized.small import in_time, temporaries
+from .quantized.small import in_time
 from .teamwork import SHARDS, Counted, Ranks, Run, columns, make_source
 
 MIB = 1 << 20

@@ -14,7 +14,7 @@ from .. import numbaoptions
 def check() -> None:
     """Fp8ConvertError if the kernels cannot be loaded safely where this process is."""
     if os.environ.get("FP8CONVERT_KERNELS") != "numpy":
-        numbaoptions.check()
+        numbaoptions.check(", or with FP8CONVERT_KERNELS=numpy")
 
 
 def load() -> ModuleType:

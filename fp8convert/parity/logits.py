@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from ..calls import naming, sync
+from ..durable import sync_folder
 from ..errors import DataError, TargetError, shown
-from ..publish import sync_folder
 from ..version import VERSION
 from . import measures
 from .depth import Progress, layers_of, unseen

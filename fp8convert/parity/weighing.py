@@ -47,9 +47,11 @@ def with_experts(used: set[str], config: dict[str, Any], weights: Weights) -> se
     """
     _, count = experts_in(config)
     found = [match for name in used if (match := EXPERT.fullmatch(name))]
-    ends = {(match[1], match[0][match.end(2) :]) for match in found}
-    others = ((f"{module}.{n}{end}" for n in range(count)) for module, end in ends)
-    return used.union(*(itertools.takewhile(weights.has, names) for names in others))
+    every = set(used)
+    for module, end in {(match[1], match[0][match.end(2) :]) for match in found}:
+        names = (f"{module}.{n}{end}" for n in range(count))
+        every.update(itertools.takewhile(weights.has, names))
+    return every
 
 
 def by_class(reference: Bands, candidate: Bands, names: set[str]) -> list[dict[str, Any]]:

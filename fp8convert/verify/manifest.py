@@ -13,10 +13,10 @@ from ..calls import let_go, naming
 from ..companions import DECLARATIONS, NEVER
 from ..errors import FormatError, listed, shown
 from ..folder import Folder, check_name
-from ..publish import MANIFEST, MAX_RECORD
 from ..seal import LENGTH, ends_sealed, is_sealed, unsealed
 from ..shards import as_object
-from ..strictjson import brief
+from ..strictjson import brief, loads
+from ..target import MANIFEST, MAX_RECORD
 from .parallel import Progress, Tally, each
 from .report import Check
 
@@ -93,7 +93,15 @@ def _is_one(folder: Folder, name: str) -> bool:
         f.seek(max(0, os.fstat(fd).st_size - LENGTH))
         if not ends_sealed(f.read(LENGTH)):
             return False
-    return is_sealed(folder.read(name, MAX_RECORD, "looked for"))
+    raw = folder.read(name, MAX_RECORD, "looked for")
+    return is_sealed(raw) and not _at_home(folder, name, raw)
+
+
+def _at_home(folder: Folder, name: str, raw: bytes) -> bool:
+    """Whether it is that of another checkpoint, in a folder in this one, whose files are there."""
+    home, _, own = name.rpartition("/")
+    files = _files(as_object(loads(raw, name), name))
+    return own == MANIFEST and all(os.path.lexists(folder.root / home / f.name) for f in files)
 
 
 def _files(data: dict[str, Any]) -> Iterator[Listed]:

@@ -94,9 +94,12 @@ def watched(watch: Watch) -> Iterator[None]:
     """
 
     def ended(signum: int) -> None:
-        lines = watch.changes() or [f"a file of {listed(watch.folders)} cannot be read from disk"]
-        os.write(2, "".join(f"error: {line}\n" for line in lines).encode())
-        os._exit(EXIT_REFUSED)
+        try:
+            gone = f"a file of {listed(watch.folders)} cannot be read from disk"
+            lines = watch.changes() or [gone]
+            os.write(2, "".join(f"error: {line}\n" for line in lines).encode())
+        finally:  # even if nobody listens any more: to return would be to fault again, without end
+            os._exit(EXIT_REFUSED)
 
     if not sys.platform.startswith("linux"):
         yield

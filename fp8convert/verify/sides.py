@@ -20,10 +20,10 @@ from ..dtypes import DTYPES
 from ..errors import FormatError, SchemeError, listed, shown
 from ..folder import Folder
 from ..header import numel
-from ..publish import MANIFEST
 from ..schemes.base import Reading, Scheme
 from ..schemes.weight import Weight
 from ..shards import read_json
+from ..target import MANIFEST
 from ..unsharder import whole_names
 from .spreads import Spreading, tensors_of_ranks
 from .stored import Leaf, Piece, Place, Shape

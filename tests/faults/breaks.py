@@ -15,18 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from fp8convert import engine, fileio, plan, publish, taskrun
+from fp8convert.journal import Record
 from fp8convert.plan import Task
-from fp8convert.publish import Record, Staging
+from fp8convert.publish import Staging
+from fp8convert.target import MANIFEST
 
+from .. import crash
 from ..crash import CHANGES, nothing, trace
-from . import tampering
 
 
 def broken(how: str, name: str = "", *args: Any) -> None:
     """A tampering: break the tool, then tamper as another one does."""
     globals()[how]()
     if name:
-        (globals().get(name) or getattr(tampering, name))(*args)
+        (globals().get(name) or crash._tampering(name))(*args)
 
 
 def slowly(seconds: float) -> None:
@@ -66,7 +68,7 @@ def manifest_last() -> None:
     real = Staging._write
 
     def write(self: Staging, path: Path, data: bytes) -> None:
-        if path.name != publish.MANIFEST:
+        if path.name != MANIFEST:
             return real(self, path, data)
         os.rename(self.out, self.target)
         real(self, self.target / path.name, data)

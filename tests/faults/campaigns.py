@@ -11,7 +11,6 @@ from . import (
     memory,
     power,
     powercache,
-    random_checkpoints,
     shrinking,
     signals,
     space,
@@ -19,6 +18,7 @@ from . import (
     together,
     transfers,
 )
+from .properties import campaign as random_checkpoints
 from .tally import Campaign
 
 CAMPAIGNS: tuple[Campaign, ...] = (

@@ -7,9 +7,7 @@ one that a terminal shows.
 
 from __future__ import annotations
 
-import os
 import random
-import resource
 import shutil
 from pathlib import Path
 
@@ -20,19 +18,10 @@ from ..crash import Ended, marks
 from .hostile_inputs import KINDS
 from .lab import Lab, share, state_of
 from .tally import Campaign, Tally
+from .tampering import bound
 
-MEMORY = 1 << 30  # beyond what a child has from its parent
-SECONDS = 10  # of processor time; a run takes a tenth of one
 PROVING = ("against: names", "against: bits", "against: error")
 LONGEST = 60_000  # characters of all that is printed
-
-
-def bound(memory: int = MEMORY, seconds: int = SECONDS) -> None:
-    """A tampering: so much more address space, and so much processor time."""
-    with open("/proc/self/statm") as f:
-        now = int(f.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (now + memory, now + memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 
 
 def credulous() -> None:
@@ -84,7 +73,7 @@ def one(lab: Lab, n: int, rng: random.Random, tally: Tally, how: str = "bound") 
     shutil.copytree(work.source, source)
     what = f"{n} {work.name}: {hostile(rng, source)}"
     before = marks(source)
-    tamper = (f"hostile:{how}",)
+    tamper = (how,)
     argv = work.argv(target, "--workers", 1, source=source)
     ended = lab.forker.run(*argv, tamper=tamper)
     told = lab.forker.run("inspect", source, tamper=tamper)

@@ -7,7 +7,6 @@ one and leave nothing beside them; until then the target is not there at all.
 from __future__ import annotations
 
 import functools
-import os
 import random
 import shutil
 import time
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 from . import shim
 from .chain import Chain, Tamper, appearance, steps
-from .lab import Lab, Work, share, state_of
+from .lab import Lab, Work, share, state_of, takes_direct
 from .tally import Campaign, Tally
 
 PAUSE = 0.0005  # before every step of a run killed at a random moment: seconds
@@ -77,7 +76,7 @@ def every_step(lab: Lab) -> tuple[Step, ...]:
 
 
 def _every_step(lab: Lab) -> Iterator[Step]:
-    turn, ways = 0, [more for more in MORE if "direct" not in more or _takes_direct(lab.root)]
+    turn, ways = 0, [more for more in MORE if "direct" not in more or takes_direct(lab.root)]
     for work in lab.works:
         found = steps(lab, work)
         last = appearance(found)
@@ -86,17 +85,6 @@ def _every_step(lab: Lab) -> Iterator[Step]:
             for action in actions + ["kill-after"] * (number >= last):
                 yield Step(work.name, action, number, kind, ways[turn % len(ways)])
                 turn += 1
-
-
-def _takes_direct(folder: Path) -> bool:
-    path = folder / "direct"
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_DIRECT))
-    except OSError:  # tmpfs before Linux 6.6
-        return False
-    finally:
-        path.unlink(missing_ok=True)
-    return True
 
 
 def sample(found: Sequence[Step], amount: int, rng: random.Random) -> list[Step]:

@@ -11,11 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..crash import Ended, Forker
+from ..crash import Ended, Forker, state_of, temporaries
 from ..sharded.deepseek import deepseek
 from ..sharded.forms import bf16, blocks, fp8_config
 from ..sharded.model import Source
 from . import shim
+
+__all__ = ["Files", "Lab", "Work", "lab", "share", "sources", "state_of", "takes_direct",
+           "temporaries", "tree"]  # fmt: skip
 
 Files = dict[str, bytes]
 
@@ -124,14 +127,16 @@ def tree(folder: Path) -> Files:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
-def state_of(target: Path) -> Path:
-    """Where unfinished work on ``target`` lies."""
-    return target.with_name(f".{target.name}.fp8convert")
-
-
-def temporaries(folder: Path) -> list[Path]:
-    """What a run has not given its final name."""
-    return list(folder.rglob("*.tmp"))
+def takes_direct(folder: Path) -> bool:
+    """Whether files there can be read and written around the page cache."""
+    path = folder / "direct"
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_DIRECT))
+    except OSError:  # tmpfs before Linux 6.6
+        return False
+    finally:
+        path.unlink(missing_ok=True)
+    return True
 
 
 def share(seed: int, name: str) -> random.Random:

@@ -113,13 +113,6 @@ class Scenes:
         return scene
 
 
-def flipped(data: bytes, at: int) -> bytes:
-    """With one bit changed."""
-    found = bytearray(data)
-    found[at] ^= 4
-    return bytes(found)
-
-
 def same_files(before: Files, after: Files) -> set[str]:
     """The names whose files are the same ones, not written again: of two :func:`crash.marks`."""
     return {name for name, mark in before.items() if after.get(name, ())[:2] == mark[:2]}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import functools
-import hashlib
 import os
 import shutil
 import subprocess
@@ -36,14 +36,12 @@ def missing() -> str:
 
 @functools.cache
 def library() -> Path:
-    """The compiled shim; of each version of the source once, shared by all processes."""
-    key = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    built = Path(tempfile.gettempdir()) / f"fp8convert-shim-{os.getuid()}-{key}.so"
-    if not built.exists():
-        made = built.with_name(f"{built.name}.{os.getpid()}")
-        command = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-        subprocess.run([*command, "-o", str(made), str(SOURCE), "-ldl"], check=True)
-        os.replace(made, built)
+    """The compiled shim, in a folder that is gone when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="fp8convert-shim-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    built = folder / "shim.so"
+    command = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    subprocess.run([*command, "-o", str(built), str(SOURCE), "-ldl"], check=True)
     return built
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from ..crash import Ended
 from . import shim
 from .chain import Chain, appearance, steps
 from .kills import Step
-from .lab import Lab, share, temporaries
+from .lab import Lab, Work, share, temporaries
 from .tally import Campaign, Tally
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EVERY = 3  # steps
+CALLS = (3, 9, 16, 24, 40)
 
 
 def _places(lab: Lab) -> Iterator[tuple[Step, bool]]:
@@ -32,14 +35,25 @@ def at_steps(lab: Lab, amount: int, seed: int, broken: str = "") -> Tally:
     rng.shuffle(found)
     for step, late, signum in found[:amount]:
         chain = Chain(lab, lab.by_name[step.work], step.more, broken)
-        _signal(chain, step, late, signum)
+        ended = chain.run(chain.arm(shim.CHANGES, "signal", step.number, signum))
+        note(chain, f"{signum.name} at step {step.number}, {step.kind}", ended, late)
         chain.end(tally)
     return tally
 
 
-def _signal(chain: Chain, step: Step, late: bool, signum: signal.Signals) -> None:
+def at_calls(lab: Lab, works: Sequence[Work], broken: str = "") -> Tally:
+    """As :func:`at_steps`, at some calls that Python makes: no compiler is needed for that."""
+    tally = Tally()
+    for n, (work, number) in enumerate(itertools.product(works, CALLS)):
+        chain, signum = Chain(lab, work, (), broken), SIGNALS[n % 2]
+        ended = chain.run(("signal_at", number, signum))
+        note(chain, f"{signum.name} at call {number}", ended)
+        chain.end(tally)
+    return tally
+
+
+def note(chain: Chain, what: str, ended: Ended, late: bool = False) -> None:
     """Exit code 75 and how to go on; 0 if the target was whole and only the rest to be removed."""
-    ended = chain.run(chain.arm(shim.CHANGES, "signal", step.number, signum))
     stopped = ended.code == 75 and all(
         words in ended.err for words in ("interrupted", "Run the same command again to resume.")
     )
@@ -47,7 +61,7 @@ def _signal(chain: Chain, step: Step, late: bool, signum: signal.Signals) -> Non
     orderly = not temporaries(chain.target.parent) and "Traceback" not in ended.err
     whole = there if late else chain.absent or there
     right = orderly and whole and (stopped or (late and ended.code == 0))
-    chain.note(f"{signum.name} at step {step.number}, {step.kind}", right, ended)
+    chain.note(what, right, ended)
 
 
 CAMPAIGN = Campaign("SIGINT, SIGTERM", at_steps, 5000, 20, shim.missing)

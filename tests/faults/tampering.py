@@ -10,7 +10,8 @@ from typing import Any
 from .disk import enter
 from .shim import arm, pretend
 
-__all__ = ["arm", "enter", "join_cgroup", "limit", "pretend", "record_early", "several", "umask"]
+__all__ = ["arm", "bound", "enter", "join_cgroup", "limit", "pretend", "record_early", "several",
+           "umask"]  # fmt: skip
 
 
 def several(*tamperings: list[Any]) -> None:
@@ -24,6 +25,14 @@ def several(*tamperings: list[Any]) -> None:
 def limit(name: str, value: int) -> None:
     """A resource limit such as RLIMIT_FSIZE."""
     resource.setrlimit(getattr(resource, name), (value, value))
+
+
+def bound(memory: int = 1 << 30, seconds: int = 10) -> None:
+    """So much more address space than the process has, and so much processor time."""
+    with open("/proc/self/statm") as f:
+        now = int(f.read().split()[0]) * resource.getpagesize()
+    limit("RLIMIT_AS", now + memory)
+    limit("RLIMIT_CPU", seconds)
 
 
 def umask(mode: int) -> None:
@@ -43,7 +52,8 @@ def record_early() -> None:
     Nor does it drop its pages, which has the kernel write them.
     """
     from fp8convert import fileio
-    from fp8convert.publish import Record, Staging
+    from fp8convert.journal import Record
+    from fp8convert.publish import Staging
 
     record, durable = Staging.record, fileio.sync
 
@@ -52,6 +62,6 @@ def record_early() -> None:
         with open(self.out / made.file, "rb") as f:
             durable(f.fileno())
 
-    vars(fileio)["sync"] = lambda fd: None  # publish has its own name for the real one
+    vars(fileio)["sync"] = lambda fd: None  # durable has its own name for the real one
     setattr(fileio._File, "_drop", lambda self, begin, length: None)  # noqa: B010
     setattr(Staging, "record", recorded)  # noqa: B010 (a method is not to be assigned to)

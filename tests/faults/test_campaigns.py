@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from .campaigns import CAMPAIGNS
-from .lab import Lab, lab
+from .lab import Lab
 from .tally import Campaign
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Lab]:
-    with lab() as found:
-        yield found
 
 
 @pytest.mark.parametrize("campaign", CAMPAIGNS, ids=lambda c: c.name)

@@ -9,48 +9,33 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from . import cachedisk, disk, shim, stepping
 from .aftermath import LOST_AND_FOUND, Case, Cut, broken_promises, examined
-from .lab import Lab, lab, state_of
+from .damages import cut, last_bit
+from .lab import Lab, state_of
 
 needs_disk = pytest.mark.skipif(bool(disk.missing()), reason=disk.missing())
 needs_cache = pytest.mark.skipif(bool(cachedisk.missing()), reason=cachedisk.missing())
 needs_shim = pytest.mark.skipif(bool(shim.missing()), reason=shim.missing())
 
 
-@pytest.fixture(scope="module")
-def made() -> Iterator[Lab]:
-    with lab() as found:
-        yield found
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-
-
-def cut_off(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
 SPOILED: dict[str, tuple[str, Callable[[Path], None], str]] = {
-    "a flipped bit": ("out/model-00001-of-*", flip, "out: model-00001-of"),
-    "a file cut off": ("out/model-00002-of-*", cut_off, "out: model-00002-of"),
+    "a flipped bit": ("out/model-00001-of-*", last_bit, "out: model-00001-of"),
+    "a file cut off": ("out/model-00002-of-*", cut, "out: model-00002-of"),
     "a journaled file gone": ("out/model-00001-of-*", Path.unlink, "is not there"),
-    "half a record": ("journal/*", cut_off, "journal/model"),
+    "half a record": ("journal/*", cut, "journal/model"),
     "an empty record": ("journal/*", lambda p: os.truncate(p, 0), "journal/model"),
     "another sum": (
         "journal/*",
         lambda p: p.write_text(p.read_text().replace('"sha256": "', '"sha256": "0')) and None,
         "is not what it says",
     ),
-    "half a job": ("job.json", cut_off, "job.json"),
+    "half a job": ("job.json", cut, "job.json"),
 }
 
 

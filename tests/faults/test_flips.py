@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,7 @@ from fp8convert.seal import LENGTH, sealed, unsealed
 from fp8convert.verify import Report, manifest, verify
 
 from .flips import MANIFEST, Change, Draw, applied, flips, told
-from .lab import Lab, lab, share
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Lab]:
-    with lab(preload=False) as found:
-        yield found
+from .lab import Lab, share
 
 
 @pytest.fixture
@@ -122,6 +116,18 @@ def test_a_manifest_that_is_gone_or_misplaced(output: Path) -> None:
     result, words = check(verify(output))
     assert result == "FAIL"
     assert "'rank1/tokenizer.json' is a manifest.json of fp8convert by another name" in words
+
+
+def test_a_manifest_of_another_checkpoint_in_a_folder(output: Path, tmp_path: Path) -> None:
+    """Its files are beside it, so it is where it belongs; without them it is misplaced."""
+    whole = shutil.copytree(output / "rank0", tmp_path / "whole")
+    shutil.copytree(output, whole / "ranks")
+    (whole / "tp.json").unlink()
+    assert check(verify(whole))[0] == "not checked"
+    (whole / "ranks" / "tp.json").unlink()
+    result, words = check(verify(whole))
+    assert result == "FAIL"
+    assert "'ranks/manifest.json' is a manifest.json of fp8convert by another name" in words
 
 
 def test_two_versions_of_a_file(output: Path) -> None:

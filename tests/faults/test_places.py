@@ -5,24 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ..crash import marks
-from .lab import lab, temporaries
-from .scenes import COMMANDS, MINE, Scene, Scenes, flipped
+from .damages import cut, grown, last_bit, replaced, touched
+from .lab import temporaries
+from .scenes import COMMANDS, MINE, Scene, Scenes
 
 ANY = pytest.mark.parametrize("command", COMMANDS)
 PRECIOUS = "precious"
 Make = Callable[[Scene], object]
-
-
-@pytest.fixture(scope="module")
-def scenes() -> Iterator[Scenes]:
-    with lab(preload=False) as made:
-        yield Scenes(made)
 
 
 def yours(scene: Scene) -> Path:
@@ -255,33 +250,10 @@ def test_a_lock_that_is_a_link(scenes: Scenes, command: str) -> None:
 # --- A source that changes while it is read
 
 
-def touched(path: Path) -> None:
-    state = path.stat()
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
-
-
-def written(path: Path) -> None:
-    path.write_bytes(flipped(path.read_bytes(), -1))
-
-
-def grown(path: Path) -> None:
-    path.write_bytes(path.read_bytes() + b"\0")
-
-
-def cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def replaced(path: Path) -> None:
-    data = path.read_bytes()
-    path.unlink()
-    path.write_bytes(data)
-
-
 BEGUN, DONE = ("taskrun", "TaskRun", "make"), ("taskrun", "TaskRun", "finish")
 CHANGES = [
-    *((BEGUN, change) for change in (touched, written, grown, cut, replaced, Path.unlink)),
-    *((DONE, change) for change in (touched, written, grown, cut)),
+    *((BEGUN, change) for change in (touched, last_bit, grown, cut, replaced, Path.unlink)),
+    *((DONE, change) for change in (touched, last_bit, grown, cut)),
 ]
 
 

@@ -6,13 +6,12 @@ import errno
 import random
 import shutil
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from . import cachedisk, disk, power, powercache, shim, stepping
 from .aftermath import Case, examined
-from .lab import Lab, lab, state_of
+from .lab import Lab, state_of
 from .tally import Tally
 
 needs_disk = pytest.mark.skipif(bool(disk.missing()), reason=disk.missing())
@@ -23,12 +22,6 @@ NO_FSYNC = (("pretend", ["fsync"]),)
 NO_FOLDER_FSYNC = (("pretend", ["fsync-folder"]),)
 EARLY = (("record_early",),)
 AT_THE_END = "the run had ended with 0, and its target is not there"
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Lab]:
-    with lab() as found:
-        yield found
 
 
 @needs_shim

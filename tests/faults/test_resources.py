@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import pytest
 from ..sharded.deepseek import deepseek
 from ..sharded.forms import blocks, fp8_config
 from . import cgroup, errors, memory, mounts, shim, shrinking, space, transfers
-from .lab import SIZES, Lab, lab, share
+from .lab import SIZES, Lab, share
 from .tally import Tally
 
 needs_shim = pytest.mark.skipif(bool(shim.missing()), reason=shim.missing())
@@ -24,18 +23,13 @@ needs_cgroup = pytest.mark.skipif(bool(cgroup.missing()), reason=cgroup.missing(
 needs_mounts = pytest.mark.skipif(bool(mounts.missing()), reason=mounts.missing())
 
 
-@pytest.fixture(scope="module")
-def made() -> Iterator[Lab]:
-    with lab() as found:
-        yield found
-
-
 # --- Broken tools: tamperings of a child, named "test_resources:...".
 
 
 def sync_again() -> None:
     """After a failed fsync the same file is fsynced again, which says nothing of its bytes."""
-    from fp8convert import fileio, publish
+    from fp8convert import durable as files
+    from fp8convert import fileio
 
     durable = fileio.sync
 
@@ -45,7 +39,7 @@ def sync_again() -> None:
         except OSError:
             durable(fd)
 
-    for module in (fileio, publish):
+    for module in (fileio, files):
         vars(module)["sync"] = twice
 
 
@@ -282,6 +276,18 @@ def test_verify_of_a_file_cut_short_under_its_mapping(more: str, code: int, made
     if not more:
         assert "model-00001-of-000007.safetensors' changed while being read" in ended.stderr
         assert "now 0 bytes" in ended.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals of mappings are Linux's here")
+def test_verify_of_a_file_cut_short_when_nobody_listens(made: Lab) -> None:
+    """A closed stderr is no reason to go on, to the same page, without end."""
+    output = shrinking.copied(made, made.root / "expected-to-bf16")
+    script = f"{CUT}\nfrom fp8convert.cli.main import main\nmain()"
+    words = [sys.executable, "-c", script, "verify", str(output), "--workers", "1", "--quiet"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        assert subprocess.run(words, stderr=closed, timeout=60).returncode == 1
 
 
 # --- Modes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +15,10 @@ from fp8convert.errors import shown
 from fp8convert.options import Options, Quantize, ShardForTp, ToBf16, Unshard
 from fp8convert.version import VERSION
 
-from .lab import lab
-from .scenes import COMMANDS, Scenes, flipped
+from .damages import flipped
+from .scenes import COMMANDS, Scenes
 
 ANY = pytest.mark.parametrize("command", COMMANDS)
-
-
-@pytest.fixture(scope="module")
-def scenes() -> Iterator[Scenes]:
-    with lab(preload=False) as made:
-        yield Scenes(made)
 
 
 # --- Other options

@@ -7,23 +7,16 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fp8convert.cli import stopping
 
-from .lab import Lab, lab
+from .lab import Lab
 from .screen import screen
 from .tally import Tally
 from .terminal import PROGRAM, RESUME, once, press, started, twice, wrong
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Lab]:
-    with lab(preload=False) as found:
-        yield found
 
 
 @pytest.mark.parametrize(
@@ -131,11 +124,15 @@ def test_a_pipe_that_nobody_reads(made: Lab) -> None:
 
 
 def test_a_program_that_goes_on_gets_its_handlers_back() -> None:
-    before = [signal.getsignal(s) for s in stopping.SIGNALS]
-    stopping.begin()
-    assert [signal.getsignal(s) for s in stopping.SIGNALS] == [stopping._stop] * 3
-    stopping.end()
-    assert [signal.getsignal(s) for s in stopping.SIGNALS] == before
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored, as it stays then
+    try:
+        before = [signal.getsignal(s) for s in stopping.SIGNALS]
+        stopping.begin()
+        assert [signal.getsignal(s) for s in stopping.SIGNALS] == [stopping._stop] * 3
+        stopping.end()
+        assert [signal.getsignal(s) for s in stopping.SIGNALS] == before
+    finally:
+        signal.signal(signal.SIGHUP, hang_up)
 
 
 def test_only_the_first_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +149,30 @@ def test_only_the_first_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
         assert left == [1]
     finally:
         stopping.end()
+
+
+LATE = """
+import signal, sys
+name = sys.argv[1]
+sys.argv = ["fp8convert", "inspect", "nowhere"]
+from fp8convert.cli import main, stopping
+place = {"end": stopping, "_say": main}[name]
+real = getattr(place, name)
+def late(*args):
+    signal.raise_signal(signal.SIGINT)
+    return real(*args)
+setattr(place, name, late)
+main.main()
+"""
+
+
+@pytest.mark.parametrize("place", ["end", "_say"])
+def test_the_first_comes_while_the_outcome_is_told(place: str) -> None:
+    """Then that is an interruption as well, and no traceback."""
+    done = subprocess.run([sys.executable, "-c", LATE, place], capture_output=True, text=True)
+    assert done.returncode == 75, done
+    assert done.stderr.endswith(stopping.WORDS)
+    assert "Traceback" not in done.stderr
 
 
 # --- Controls: broken ones lose
@@ -178,9 +199,11 @@ def test_a_broken_tool_loses(how: str, made: Lab, tmp_path: Path) -> None:
         "from fp8convert.cli.main import main\nmain()\n"
     )
     program.chmod(0o755)
-    tally, rng = Tally(), random.Random(2)
+    work, tally, rng = made.by_name["to-bf16"], Tally(), random.Random(2)
+    words = [str(w) for w in (program, *work.argv(tmp_path / "dst"))]
+    assert subprocess.run(words, capture_output=True).returncode == 0
     for keys in (once, twice, once):
-        press(made, made.by_name["to-bf16"], keys, rng, tally, program=program)
+        press(made, work, keys, rng, tally, program=program)
     assert tally.losses
 
 

@@ -6,7 +6,6 @@ import errno
 import os
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,19 @@ import pytest
 from fp8convert import publish
 from fp8convert.convert import Job, execute, prepare, to_bf16
 from fp8convert.errors import ResumableError, TargetError
+from fp8convert.fence import Fence
 from fp8convert.options import ToBf16
 from fp8convert.plan import Plan
-from fp8convert.publish import JOB, MANIFEST, Staging, opened
+from fp8convert.publish import JOB, Staging, opened
+from fp8convert.target import MANIFEST
 
 from ..crash import contents
 from ..mini import CUT
 from . import shim, together
-from .lab import Lab, lab
+from .lab import Lab
 from .together import Case, Reader, run, unlike, without
 
 SOURCE = {"model-00001-of-00002.safetensors": {"size": 1, "mtime_ns": 2}}
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Lab]:
-    with lab() as found:
-        yield found
 
 
 def job(mini: Path, dst: Path, **options: Any) -> Job:
@@ -64,16 +59,16 @@ def test_whoever_begins_later_takes_over(first: Staging) -> None:
     (first.out / "mine").write_text("x")
     second = Staging(first.target, first.plan)
     second.begin(SOURCE)
-    assert first.is_overtaken()
-    assert not second.is_overtaken()
-    assert tokens(first) == [second.way.name]
+    assert first.fence.is_overtaken()
+    assert not second.fence.is_overtaken()
+    assert tokens(first) == [second.fence.way.name]
     with pytest.raises(FileNotFoundError):
         first.put_bytes("config.json", b"{}")
     with pytest.raises(FileNotFoundError):
         first.commit({"files": []})
     assert first.recorded(first.plan.tasks[0]) is None
-    first.let_go()
-    assert not second.is_overtaken()
+    first.fence.let_go()
+    assert not second.fence.is_overtaken()
     assert second.put_bytes("config.json", b"{}")["size"] == 2
     assert os.listdir(second.out) == ["config.json"]
 
@@ -83,8 +78,8 @@ def test_another_plan_takes_nothing_over(first: Staging, mini: Path) -> None:
     other = Staging(first.target, job(mini, first.target, dtype="float16").plan)
     with pytest.raises(TargetError, match="is not this one"):
         other.begin(SOURCE)
-    assert not first.is_overtaken()
-    assert tokens(first) == [first.way.name]
+    assert not first.fence.is_overtaken()
+    assert tokens(first) == [first.fence.way.name]
 
 
 def test_of_two_that_begin_at_once_the_later_name_goes_on(
@@ -92,7 +87,7 @@ def test_of_two_that_begin_at_once_the_later_name_goes_on(
 ) -> None:
     """Both have made their links before either looks for the other's: not both may give up."""
     second = Staging(first.target, first.plan)
-    real = Staging._tokens
+    real = Fence._links
     looks = 0
 
     def seen(self: Staging) -> list[str]:
@@ -102,15 +97,15 @@ def test_of_two_that_begin_at_once_the_later_name_goes_on(
             (self.state / f"run.2.{'z' * 32}").symlink_to(".")
         return real(self)
 
-    monkeypatch.setattr(Staging, "_tokens", seen)
+    monkeypatch.setattr(Fence, "_links", seen)
     with pytest.raises(ResumableError, match="has taken over"):
         second.begin(SOURCE)
     assert f"run.2.{'z' * 32}" in tokens(first)
-    assert second.way == second.state  # its own is gone
+    assert second.fence.way == second.state  # its own is gone
     third = Staging(first.target, first.plan)
     third.begin(SOURCE)
-    assert tokens(first) == [third.way.name]
-    assert third.way.name.startswith("run.3.")
+    assert tokens(first) == [third.fence.way.name]
+    assert third.fence.way.name.startswith("run.3.")
 
 
 def test_a_filesystem_without_links(
@@ -135,7 +130,7 @@ def test_a_filesystem_without_links(
 
 def test_the_link_goes_with_the_run(first: Staging, mini: Path, fast_path: Path) -> None:
     """One that stops leaves none: whoever copies the folder does not go round in circles."""
-    first.let_go()
+    first.fence.let_go()
     with pytest.raises(TargetError), opened(Staging(first.target, first.plan)):
         raise TargetError("stopped")
     assert tokens(first) == []
@@ -189,7 +184,7 @@ def test_already_done_clears_a_second_run_of_the_same(mini: Path, fast_path: Pat
         work = Staging(dst, other.plan)
         work.state.mkdir()
         work.begin(other.catalogue.fingerprint)
-        work.let_go()
+        work.fence.let_go()
         (fast_path / "state").exists() or os.rename(work.state, fast_path / "state")
         assert not execute(job(mini, dst)).already_done or left != ["dst"]
         os.rename(fast_path / "state", work.state)
@@ -202,7 +197,7 @@ def test_the_folder_is_removed_before_it_is_locked(
     first: Staging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a run that ends just then; the message says so."""
-    first.let_go()
+    first.fence.let_go()
     monkeypatch.setattr(publish, "make_folder", lambda folder: shutil.rmtree(folder))
     with pytest.raises(TargetError, match="has just finished"), opened(first):
         pytest.fail("locked a file that is gone")

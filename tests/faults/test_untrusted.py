@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..crash import marks
 from . import armed, hostile, tracing
 from .armed import RANKS, WHOLE
 from .hostile_inputs import CONTROL, SLOW
-from .lab import Lab, lab
+from .lab import Lab
 from .tracing import Trace, traced
 
 PROGRAM = Path(sys.executable).parent / "fp8convert"
@@ -31,12 +30,6 @@ PACKAGE = [Path(fp8convert.__file__).parent, Path(program.__file__).parent]
 PYTHON = [Path(p) for p in {sys.prefix, sys.base_prefix}]
 
 needs_strace = pytest.mark.skipif(bool(tracing.missing()), reason=tracing.missing())
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Lab]:
-    with lab(preload=False) as found:
-        yield found
 
 
 class Place:
@@ -243,7 +236,7 @@ class Panic(BaseException):
 
 
 def bounded(made: Lab, tmp_path: Path, source: Path, *words: object) -> Any:
-    ended = made.forker.run(*words, tamper=("hostile:bound",))
+    ended = made.forker.run(*words, tamper=("bound",))
     assert hostile.clean(ended.out + ended.err)
     assert "Traceback" not in ended.err
     assert ended.code in (0, 1), ended
@@ -328,13 +321,16 @@ def test_counts_that_no_loop_may_follow(field: str, made: Lab, tmp_path: Path) -
 
 
 def test_a_credulous_tool_would_lose(made: Lab) -> None:
-    """The control of the campaign."""
-    tally = hostile.run(made, 12, 0, "credulous")
+    """The control of the campaign; what is sound it converts."""
+    work, target = made.works[0], made.new()
+    assert made.run(work, target, tamper=("hostile:credulous",)).code == 0
+    assert work.ended_right(target)
+    tally = hostile.run(made, 12, 0, "hostile:credulous")
     assert len(tally.losses) > 0
 
 
 def test_the_bound_is_one(made: Lab, tmp_path: Path) -> None:
     """The control: a child that takes what it may not have does not end well."""
-    ended = made.forker.run("inspect", made.fp8, tamper=("hostile:bound", 1 << 40, 0))
+    ended = made.forker.run("inspect", made.fp8, tamper=("bound", 1 << 40, 0))
     assert ended.code < 0
     assert os.WTERMSIG(-ended.code) != 0

@@ -47,10 +47,10 @@ def unlocked(how: str, *tamperings: list[Any]) -> None:
 
 def sharing() -> None:
     """A broken tool: nobody takes over, all that run at once work in one folder by one way."""
-    from fp8convert.publish import Staging
+    from fp8convert.fence import Fence
 
-    vars_of: Any = Staging
-    vars_of._take_over = Staging._unfinished
+    vars_of: Any = Fence
+    vars_of.take_over = lambda self, check: check()
 
 
 class Player:

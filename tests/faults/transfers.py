@@ -5,7 +5,6 @@ Every command, by one worker and by three, buffered and direct: exit 0 and the s
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from ..crash import Ended
 from . import shim
-from .lab import Lab, Work, share
+from .lab import Lab, Work, share, takes_direct
 from .tally import Campaign, Tally
 
 NAME = "short transfers, EINTR"
@@ -43,18 +42,6 @@ def faults(seed: int) -> Iterator[Fault]:
     rng = share(seed, NAME)
     for step in itertools.cycle((0, 2, 0, 3, 0, 5)):
         yield Fault("interrupt" if step else "short", step or 1, rng.randrange(1 << 30))
-
-
-def takes_direct(folder: Path) -> bool:
-    """Whether files there can be read and written around the page cache."""
-    fd = os.open(folder / "direct", os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_DIRECT)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return True
 
 
 def ways(lab: Lab, seed: int) -> Iterator[tuple[str, ...]]:

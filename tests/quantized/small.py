@@ -85,11 +85,6 @@ def tight(src: Path, scheme: str, way: dict[str, Any], **options: Any) -> dict[s
     raise AssertionError
 
 
-def temporaries(folder: Path) -> list[Path]:
-    """What a run has left under a temporary name."""
-    return list(folder.rglob("*.tmp"))
-
-
 def in_time(work: Callable[[], object], seconds: float = 60) -> None:
     """Run ``work`` and raise what it raises; a failure, not a hang, if it does not end."""
     errors: list[BaseException] = []

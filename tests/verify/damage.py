@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from fp8convert.publish import MANIFEST
 from fp8convert.seal import sealed
+from fp8convert.target import MANIFEST
 
 INDEX = "model.safetensors.index.json"
 Tensors = dict[str, torch.Tensor]

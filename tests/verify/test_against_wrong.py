@@ -13,6 +13,7 @@ import torch
 
 import fp8convert
 from fp8convert.options import SCHEMES
+from fp8convert.verify import verify
 from fp8convert.verify.against import against
 
 from ..checkpoints import FP8_CONFIG, pair, write
@@ -282,13 +283,21 @@ def test_a_manifest_that_is_not_ours(text: str, model: Path, plain: Path, tmp_pa
     assert problems(against(other, model)) == problems(against(other, other)) == []
 
 
-def test_an_infinite_error_in_the_manifest(plain: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("said", "problem"), [("1e308", "records 1e+308"), ("1e999", "")])
+def test_an_error_in_the_manifest_that_is_beyond_all(
+    said: str, problem: str, plain: Path, tmp_path: Path
+) -> None:
+    """One that no float64 holds makes it no JSON of ours: for the check of the manifest to say."""
     fp8convert.quantize(plain, tmp_path / "q", "fp8-channel")
     path = tmp_path / "q" / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["quantized"][UP]["relative_rms"] = 12345.5
-    path.write_text(json.dumps(manifest).replace("12345.5", "1e999"))
-    assert only(tmp_path / "q", plain).endswith("manifest.json records inf")
+    path.write_text(json.dumps(manifest).replace("12345.5", said))
+    if problem:
+        assert only(tmp_path / "q", plain).endswith(f"manifest.json {problem}")
+        return
+    checks = {check.name: check for check in verify(tmp_path / "q", plain).checks}
+    assert "'1e999' is beyond what a float64 holds" in checks["manifest"].problems[0]
 
 
 def test_scales_of_activations_missing_though_the_declaration_is_the_same(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fp8convert import header, inspection, publish, strictjson
+from fp8convert import header, inspection, journal, strictjson
 from fp8convert.cli import sizes
 from fp8convert.cli.running import Layers
 from fp8convert.verify import config
@@ -33,12 +33,12 @@ def infinity(put: Set) -> None:
 
 def error(put: Set) -> None:
     """A journaled error may be below 0, or beyond what errors are."""
-    put(publish, "_is_error", lambda found: isinstance(found, list) and len(found) == 3)
+    put(journal, "_is_error", lambda found: isinstance(found, list) and len(found) == 3)
 
 
 def sum_(put: Set) -> None:
     """A journaled sum may be anything."""
-    put(publish, "_is_sum", lambda found: True)
+    put(journal, "_is_sum", lambda found: True)
 
 
 def size(put: Set) -> None:

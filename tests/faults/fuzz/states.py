@@ -17,9 +17,10 @@ from fp8convert.errors import FormatError
 from fp8convert.folder import Folder
 from fp8convert.options import Quantize, ToBf16, Unshard
 from fp8convert.plan import Task
-from fp8convert.publish import JOB, MANIFEST, Staging
+from fp8convert.publish import JOB, Staging
 from fp8convert.ranksets import TP
 from fp8convert.seal import sealed
+from fp8convert.target import MANIFEST
 from fp8convert.verify.index import check_index
 from fp8convert.verify.manifest import check_manifest
 from fp8convert.verify.survey import survey
@@ -82,7 +83,7 @@ def staged(scheme: str) -> tuple[Job, Staging]:
     staging = Staging(job.target, job.plan)
     staging.state.mkdir(parents=True)
     staging.begin(job.catalogue.fingerprint)
-    staging.let_go()
+    staging.fence.let_go()
     for task in job.plan.tasks:
         (staging.out / task.file).touch()
         os.truncate(staging.out / task.file, task.size)
@@ -116,7 +117,7 @@ def begun(said: bytes) -> None:
         assert found["identity"] == made.plan.identity, "another plan's"
         assert found["source"] == made.catalogue.fingerprint, "another source's"
     finally:
-        staging.let_go()
+        staging.fence.let_go()
         (staging.state / JOB).write_bytes(before)
         for task in made.plan.tasks:
             (staging.out / task.file).touch()
