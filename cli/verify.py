@@ -70,7 +70,7 @@ def verify_command(
     and compared. DST may be any tool's output; what cannot be checked is said to be not checked.
 
     Exit codes: 0 all checks pass; 3 a check failed; 1 it cannot be done, as SRC cannot be read;
-    2 usage; 75 interrupted.
+    2 usage; 75 interrupted, or no memory left.
     """
     place = check_place("--junit", junit)
     from fp8convert.verify import verify

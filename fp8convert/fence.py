@@ -18,6 +18,7 @@ from .calls import discard
 from .errors import ResumableError, shown
 
 TOKEN = "run"
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 T = TypeVar("T")
 
 
@@ -40,7 +41,7 @@ class Fence:
         try:
             os.symlink(".", self.state / mine)
         except OSError as e:
-            if e.errno not in (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP):
+            if e.errno not in NO_LINKS:
                 raise
             return found  # a filesystem without links: the lock has to do
         try:

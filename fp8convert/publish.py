@@ -35,6 +35,7 @@ from .target import MANIFEST, check_files, differences, field, finished, read_js
 
 JOB = "job.json"
 TEMPORARY = ".tmp"
+REMOVED = (".nfs", ".fuse_hidden")  # what is removed while it is open, on such filesystems
 
 
 class Staging:
@@ -271,8 +272,8 @@ def _check_own(state: Path) -> None:
 
 
 def _is_own(name: str) -> bool:
-    made = name in ("lock", JOB, "journal", "out")
-    return made or name.endswith(TEMPORARY) or is_link(name)
+    made = name in ("lock", JOB, "journal", "out") or name.endswith(TEMPORARY) or is_link(name)
+    return made or name.startswith(REMOVED)
 
 
 def _same_file(path: Path, fd: int) -> bool:

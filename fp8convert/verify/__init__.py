@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import FormatError, UsageError
+from ..errors import FormatError, ResumableError, UsageError
 from ..folder import Folder
 from .mapped import Watch
 from .parallel import Progress, cores
@@ -36,8 +36,9 @@ def verify(
     ``seed``; sums are of whole files. ``progress`` is told, by any thread, what is read, the bytes
     so far and the bytes in all. What is wrong with ``dst`` is in the report. Raises FormatError if
     it is no checkpoint folder, or one whose files change meanwhile, Fp8ConvertError if ``against``
-    cannot be read. Files are mapped: one that is cut short meanwhile is a SIGBUS to the process
-    (the command makes an error of it, see :func:`.mapped.watched`).
+    cannot be read, ResumableError if memory runs out. Files are mapped: one that is cut short
+    meanwhile is a SIGBUS to the process (the command makes an error of it, see
+    :func:`.mapped.watched`).
     """
     if not 0 < sample <= 1:
         raise UsageError(f"sample {sample:g}, expected a fraction above 0 and at most 1")
@@ -49,4 +50,6 @@ def verify(
         watch.check()
     except OSError as e:
         raise FormatError(f"cannot be read: {e}") from e
+    except MemoryError as e:
+        raise ResumableError("out of memory: free some, or use fewer workers") from e
     return Report(str(folder.root), None if against is None else os.fspath(against), checks)

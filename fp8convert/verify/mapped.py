@@ -37,7 +37,10 @@ def opened(path: StrPath) -> Any:
 
 @contextlib.contextmanager
 def reading(path: StrPath) -> Iterator[None]:
-    """The library's errors, and torch's, which have no number, as ours, that name the file."""
+    """The library's errors, and torch's, which have no number, as ours, that name the file.
+
+    No memory left is no fault of the file: MemoryError.
+    """
     from safetensors import SafetensorError
 
     try:
@@ -45,6 +48,8 @@ def reading(path: StrPath) -> Iterator[None]:
     except SafetensorError as e:
         raise FormatError(f"{shown(path)}: the safetensors library: {e}") from e
     except RuntimeError as e:
+        if os.strerror(errno.ENOMEM) in str(e):
+            raise MemoryError(str(e)) from e
         code = errno.EINTR if os.strerror(errno.EINTR) in str(e) else errno.EIO
         raise OSError(code, str(e), os.fspath(path)) from e
 

@@ -15,7 +15,8 @@ def test_nothing_is_lost(campaign: Campaign, made: Lab) -> None:
         pytest.skip(why)
     tally = campaign.run(made, campaign.slice, 0)
     assert tally.losses == []
-    assert tally.injected == tally.survived == tally.identical > 0
+    assert tally.injected == tally.survived == tally.identical
+    assert tally.injected >= campaign.slice // 2  # the rest may have struck nothing
 
 
 def test_names_are_different() -> None:

@@ -199,7 +199,9 @@ def test_a_state_folder_that_is_not_ours(scenes: Scenes, command: str, make: Mak
 
 
 @ANY
-@pytest.mark.parametrize("names", [(), ("lock",), ("lock", "job.json.1234.tmp"), ("out/x.tmp",)])
+@pytest.mark.parametrize(
+    "names", [(), ("lock",), ("lock", "job.json.1234.tmp"), ("out/x.tmp",), (".nfs01",)]
+)
 def test_a_state_folder_of_a_run_hardly_begun(
     scenes: Scenes, command: str, names: tuple[str, ...]
 ) -> None:

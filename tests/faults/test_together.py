@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ..crash import contents
 from ..mini import CUT
 from . import shim, together
 from .lab import Lab
-from .together import Case, Reader, run, unlike, without
+from .together import Case, Reader, Stage, rounds, stage, unlike, without
 
 SOURCE = {"model-00001-of-00002.safetensors": {"size": 1, "mtime_ns": 2}}
 
@@ -206,6 +207,12 @@ def test_the_folder_is_removed_before_it_is_locked(
 # --- Controls: broken ones lose
 
 
+@pytest.fixture(scope="module")
+def staged(made: Lab) -> Iterator[Stage]:
+    with stage(made, few=True) as found:
+        yield found
+
+
 @pytest.mark.skipif(bool(shim.missing()), reason=shim.missing() or "there is one")
 @pytest.mark.parametrize(
     ("case", "place", "broken"),
@@ -215,7 +222,7 @@ def test_the_folder_is_removed_before_it_is_locked(
     ],
 )
 def test_broken_tools_lose(
-    case: Case, place: int, broken: list[str], made: Lab, monkeypatch: pytest.MonkeyPatch
+    case: Case, place: int, broken: list[str], staged: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the link keeps runs apart; only the job keeps one from what another one has begun."""
 
@@ -224,14 +231,14 @@ def test_broken_tools_lose(
 
     monkeypatch.setattr(together, "_ahead", ahead)
     monkeypatch.setattr(together, "BURSTS", ((40, 100),))
-    assert run(made, 8, 1, [case], [broken]).losses
-    assert run(made, 8, 1, [case]).losses == []
+    assert rounds(staged._replace(broken=[broken]), 4, 2, [case]).losses
+    assert rounds(staged, 4, 2, [case]).losses == []
 
 
 @pytest.mark.skipif(bool(shim.missing()), reason=shim.missing() or "there is one")
-def test_a_tool_that_writes_under_the_final_name_loses(made: Lab) -> None:
+def test_a_tool_that_writes_under_the_final_name_loses(staged: Stage) -> None:
     """The reader sees files that are not complete."""
-    tally = run(made, 2, 1, [without], [["breaks:broken", "in_place"]])
+    tally = rounds(staged._replace(broken=[["breaks:broken", "in_place"]]), 2, 1, [without])
     assert any("a target of" in loss for loss in tally.losses)
 
 

@@ -325,7 +325,7 @@ def test_a_credulous_tool_would_lose(made: Lab) -> None:
     work, target = made.works[0], made.new()
     assert made.run(work, target, tamper=("hostile:credulous",)).code == 0
     assert work.ended_right(target)
-    tally = hostile.run(made, 12, 0, "hostile:credulous")
+    tally = hostile.run(made, 6, 0, "hostile:credulous")
     assert len(tally.losses) > 0
 
 

@@ -325,10 +325,15 @@ def run(
     lab: Lab, amount: int, seed: int, cases: Sequence[Case] = CASES, broken: Sequence[Any] = ()
 ) -> Tally:
     """All cases in turn; ``broken`` are tamperings of those where locks do not work."""
-    rng, tally = share(seed, "together"), Tally()
     with stage(lab, amount <= 2 * CAMPAIGN.slice, broken) as made:
-        for n in range(amount):
-            cases[n % len(cases)](made, rng, tally)
+        return rounds(made, amount, seed, cases)
+
+
+def rounds(stage: Stage, amount: int, seed: int, cases: Sequence[Case]) -> Tally:
+    """The same on a stage that is there."""
+    rng, tally = share(seed, "together"), Tally()
+    for n in range(amount):
+        cases[n % len(cases)](stage, rng, tally)
     return tally
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors
 import torch
 from safetensors.torch import save_file
 
+from fp8convert.errors import ResumableError
 from fp8convert.folder import Folder
 from fp8convert.verify import values, verify
 from fp8convert.verify.bits import first_odd, first_uneven, has_odd
@@ -204,6 +207,22 @@ def test_a_sample_is_a_part_drawn_by_its_seed(
     assert 2 <= sum(found for found, _ in answers) <= 20
     assert found_by(tmp_path, 1.0, 0) == (True, 40_020)
     assert found_by(tmp_path, 1e-9, 0)[1] == 400 + 20  # at least one band of each
+
+
+def test_no_memory_left_is_no_fault_of_a_tensor(
+    right: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch has a RuntimeError for it where a file cannot be mapped, as under ``ulimit -v``."""
+    real = safetensors.safe_open
+
+    def full(path: Path, framework: str) -> Any:
+        if framework == "pt":
+            raise RuntimeError(f"unable to mmap 9 bytes from <{path}>: Cannot allocate memory (12)")
+        return real(path, framework)
+
+    monkeypatch.setattr(safetensors, "safe_open", full)
+    with pytest.raises(ResumableError, match=r"^out of memory: "):
+        verify(right.output("bf16"))
 
 
 def test_threads_of_torch_are_left_as_they_were(right: Made) -> None:
