@@ -268,13 +268,17 @@ class TargetFile(_File):
         self._write_all(memoryview(buffer), page * PAGE)  # may pass the end: finish() cuts it
 
     def _write_all(self, view: memoryview, begin: int) -> None:
-        done = 0
-        while done < len(view):
-            at = done // PAGE * PAGE if self.direct else done
-            n = self._transfer(functools.partial(os.pwritev, self.fd, [view[at:]], begin + at))
-            if at + n <= done:
+        done, size = 0, min(len(view), self.size - begin)
+        while done < size:
+            direct = self.direct  # writes whole pages only, also past the end
+            at = done // PAGE * PAGE if direct else done
+            part = view[at:] if direct else view[at:size]
+            n = self._transfer(functools.partial(os.pwritev, self.fd, [part], begin + at))
+            if at + n <= done and not direct:
                 raise OSError(errno.EIO, "write made no progress", self.name)
-            done = at + n
+            if at + n <= done:  # a limit within a page: buffered it is met, or said which it is
+                self.direct = self._set_direct(False)
+            done = max(done, at + n)
         self._drop(begin, len(view))
 
     def hash(self, view: memoryview, begin: int) -> None:

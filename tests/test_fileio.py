@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import os
 import random
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -153,6 +154,30 @@ def test_target_without_progress(fast_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OSError, match="no progress"):
         file.write(placed(bytes(PAGE), 0), 0)
     file.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_target_under_a_limit_within_a_page(
+    fast_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Direct I/O would write the last page whole; what is the file's own fits, and one byte less
+    is told as what it is."""
+    monkeypatch.setattr(fileio, "_preallocate", lambda fd, size: None)
+    data = random.Random(5).randbytes(2 * PAGE + 77)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, fits in ((len(data), True), (len(data) - 1, False), (PAGE + 5, False)):
+        file = TargetFile(fast_path / f"{limit}", len(data), mode, checksum=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            if fits:
+                assert write_all(file, data, [(0, len(data))], 1)
+                assert (fast_path / f"{limit}").read_bytes() == data
+            else:
+                with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+                    write_all(file, data, [(0, len(data))], 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            file.close()
 
 
 def test_target_falls_back(fast_path: Path, no_direct: list[int]) -> None:

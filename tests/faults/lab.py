@@ -61,7 +61,6 @@ class Lab:
         self.by_name = {work.name: work for work in self.works}
         warm = [w.argv(root / f"warm-{w.name}") for w in self.works]
         self._library = shim.library() if preload and not shim.missing() else None
-        self._warm = warm
         self.forker = self.new_forker(warm)
 
     def _commands(self) -> Iterator[tuple[Any, ...]]:

@@ -223,6 +223,8 @@ def test_counts_that_are_far_from_what_is_there_take_no_memory(tensors: dict[str
         _model(tensors, hc_mult=1 << 50)
     assert _model(tensors, num_nextn_predict_layers=1 << 50).mtp == 1 << 50
     with pytest.raises(FormatError, match="compress_ratios has 6 entries"):
+        _model(tensors, num_hidden_layers=100_000)
+    with pytest.raises(FormatError, match="expected at most 100,000"):
         _model(tensors, num_hidden_layers=1 << 50)
 
 

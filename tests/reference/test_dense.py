@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fp8convert import to_bf16
-from fp8convert.errors import FormatError, SchemeError
+from fp8convert.errors import FormatError, Fp8ConvertError, SchemeError
 from fp8convert.reference.run import logits_of, open_model
 from fp8convert.samples import make_sample
 
@@ -252,9 +252,15 @@ def test_a_bias_that_the_model_has_not_is_refused(case: str, module: str, tmp_pa
         logits_of(open_model(folder), hf.tokens())
 
 
-def test_a_count_of_layers_that_are_not_there_is_refused(tmp_path: Path) -> None:
-    folder = hf.change(made("mistral", tmp_path), num_hidden_layers=1 << 50)
-    with pytest.raises(SchemeError, match=r"layers\.1125899906842623\.input_layernorm"):
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(100_000, r"layers\.99999\.input_layernorm"), (1 << 50, "expected at most 100,000")],
+)
+def test_a_count_of_layers_that_are_not_there_is_refused(
+    count: int, words: str, tmp_path: Path
+) -> None:
+    folder = hf.change(made("mistral", tmp_path), num_hidden_layers=count)
+    with pytest.raises(Fp8ConvertError, match=words):
         open_model(folder)
 
 
