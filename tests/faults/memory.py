@@ -153,4 +153,4 @@ def run(lab: Lab, amount: int, seed: int) -> Tally:
     return tally
 
 
-CAMPAIGN = Campaign(NAME, run, full=120, slice=5, missing=cgroup.missing, unit="runs")
+CAMPAIGN = Campaign(NAME, run, full=60, slice=5, missing=cgroup.missing, unit="runs")

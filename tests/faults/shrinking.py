@@ -130,4 +130,4 @@ def run(lab: Lab, amount: int, seed: int) -> Tally:
     return tally
 
 
-CAMPAIGN = Campaign(NAME, run, full=400, slice=36, missing=shim.missing)
+CAMPAIGN = Campaign(NAME, run, full=250, slice=36, missing=shim.missing)

@@ -245,4 +245,4 @@ def _one(
     tally.add(f"{work.name}, {lack.__name__}", not wrong, found.right, (wrong, found))
 
 
-CAMPAIGN = Campaign(NAME, run, full=800, slice=56, missing=mounts.missing)
+CAMPAIGN = Campaign(NAME, run, full=600, slice=56, missing=mounts.missing)

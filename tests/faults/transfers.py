@@ -87,4 +87,4 @@ def run(lab: Lab, amount: int, seed: int) -> Tally:
     return tally
 
 
-CAMPAIGN = Campaign(NAME, run, full=1200, slice=36, missing=shim.missing, unit="runs")
+CAMPAIGN = Campaign(NAME, run, full=800, slice=36, missing=shim.missing, unit="runs")

@@ -113,7 +113,10 @@ def test_a_source_that_is_none(work: str, kind: str, place: Lab, base: Path) -> 
     v = Victim(place.by_name[work], base)
     v.root = base / "odd\x1b[2J\n"
     make, words = ODD_SOURCES[kind]
-    make(v.root)
+    try:
+        make(v.root)
+    except PermissionError:
+        pytest.skip("may not make a device")
     message = refused(place, v)
     assert words in message
     assert shown(v.root) in message
