@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,12 @@ from .mini import make_mini
 
 # The models of tests are tiny: torch's threads would wait for each other longer than they work.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell starts background jobs with Ctrl-C ignored, and so would be what tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is (
+    threading.main_thread()
+):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
