@@ -60,7 +60,7 @@ class Lab:
             self._add(name, words, source, target, options)
         self.by_name = {work.name: work for work in self.works}
         warm = [w.argv(root / f"warm-{w.name}") for w in self.works]
-        self._library = shim.library() if preload and not shim.missing() else None
+        self._preload = shim.built() if preload and not shim.missing() else None
         self.forker = self.new_forker(warm)
 
     def _commands(self) -> Iterator[tuple[Any, ...]]:
@@ -86,7 +86,7 @@ class Lab:
 
     def new_forker(self, warm: Sequence[Sequence[object]] = ()) -> Forker:
         """Another, for two runs at once; the caller closes it."""
-        return Forker(self._library, warm)
+        return Forker(self._preload, warm)
 
     def new(self, where: Path | None = None) -> Path:
         """A target that is not there yet, alone in a folder of its own."""

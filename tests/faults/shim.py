@@ -35,14 +35,14 @@ def missing() -> str:
 
 
 @functools.cache
-def library() -> Path:
+def built() -> Path:
     """The compiled shim, in a folder that is gone when this process ends."""
     folder = Path(tempfile.mkdtemp(prefix="fp8convert-shim-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    built = folder / "shim.so"
+    made = folder / "shim.so"
     command = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run([*command, "-o", str(built), str(SOURCE), "-ldl"], check=True)
-    return built
+    subprocess.run([*command, "-o", str(made), str(SOURCE), "-ldl"], check=True)
+    return made
 
 
 def arm(
