@@ -126,7 +126,7 @@ class Run:
         model = self.sides[0].model
         try:
             reference, candidate = (s.bands() for s in self.sides)
-            names = weighing.with_experts(used(model), model.config.found, reference)
+            names = weighing.with_experts(used(model), model.config.found)
             self.weights = weighing.by_class(reference, candidate, names)
         except DataError as e:  # ranks that disagree
             self.reasons.append(f"weights: {e}")

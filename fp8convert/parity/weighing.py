@@ -7,7 +7,6 @@ over the class. ``verify --against`` compares every one.
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -40,18 +39,15 @@ def opened(source: Named, like: Weights) -> Bands:
     return Bands(source, like.compute, like.device)
 
 
-def with_experts(used: set[str], config: dict[str, Any], weights: Weights) -> set[str]:
+def with_experts(used: set[str], config: dict[str, Any]) -> set[str]:
     """Names of weights that a run used, and the same of every other expert of these layers.
 
-    As far as ``weights`` has them: a config may count any number.
+    As many as the config counts: the router that sent tokens to them has a row for each.
     """
     _, count = experts_in(config)
     found = [match for name in used if (match := EXPERT.fullmatch(name))]
-    every = set(used)
-    for module, end in {(match[1], match[0][match.end(2) :]) for match in found}:
-        names = (f"{module}.{n}{end}" for n in range(count))
-        every.update(itertools.takewhile(weights.has, names))
-    return every
+    ends = {(match[1], match[0][match.end(2) :]) for match in found}
+    return used | {f"{module}.{n}{end}" for module, end in ends for n in range(count)}
 
 
 def by_class(reference: Bands, candidate: Bands, names: set[str]) -> list[dict[str, Any]]:
