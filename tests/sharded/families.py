@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -147,13 +148,18 @@ def qwen3_moe() -> Source:
         made.attention(f"{at}.self_attn", c)
         for leaf in ("q_norm", "k_norm"):
             made.plain(f"{at}.self_attn.{leaf}.weight", c["head_dim"])
-        if n == 0:
-            made.mlp(f"{at}.mlp", c["hidden_size"], c["intermediate_size"])
-            continue
-        made.plain(f"{at}.mlp.gate.weight", c["num_experts"], c["hidden_size"])
-        for e in range(c["num_experts"]):
-            made.mlp(f"{at}.mlp.experts.{e}", c["hidden_size"], c["moe_intermediate_size"])
+        qwen_mlp(made, f"{at}.mlp", c, routed=n > 0)
     return Source("qwen3_moe", c, made.tensors)
+
+
+def qwen_mlp(made: Builder, at: str, c: Mapping[str, Any], routed: bool) -> None:
+    """Dense, or a router and its experts."""
+    if not routed:
+        made.mlp(at, c["hidden_size"], c["intermediate_size"])
+        return
+    made.plain(f"{at}.gate.weight", c["num_experts"], c["hidden_size"])
+    for e in range(c["num_experts"]):
+        made.mlp(f"{at}.experts.{e}", c["hidden_size"], c["moe_intermediate_size"])
 
 
 def glm4_moe(form: Form = channel, quantization: dict[str, Any] | None = None) -> Source:

@@ -13,7 +13,7 @@ from ...quantized import oracle as quantizing
 from ...quantized.readers import Stored
 from ...sharded import coding, oracle, rules
 from ...sharded.deepseek import deepseek
-from ...sharded.families import MOE
+from ...sharded.families import MOE, qwen_mlp
 from ...sharded.forms import CHANNEL, Form, bf16, blocks, channel, fp8_config
 from ...sharded.model import Builder, Source, config_of
 from .checkpoints import Checkpoint, Layout, layouts
@@ -84,12 +84,7 @@ def qwens(draw: st.DrawFn) -> Source:
         at = f"model.layers.{n}"
         made.norms(at, c["hidden_size"])
         made.attention(f"{at}.self_attn", c)
-        if n == 0:
-            made.mlp(f"{at}.mlp", c["hidden_size"], c["intermediate_size"])
-            continue
-        made.plain(f"{at}.mlp.gate.weight", c["num_experts"], c["hidden_size"])
-        for e in range(c["num_experts"]):
-            made.mlp(f"{at}.mlp.experts.{e}", c["hidden_size"], c["moe_intermediate_size"])
+        qwen_mlp(made, f"{at}.mlp", c, routed=n > 0)
     return Source("qwen3_moe", c, made.tensors, files={})
 
 
