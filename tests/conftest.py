@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 
 from fp8convert import taskrun
+from fp8convert.convert import prepare, to_bf16
+from fp8convert.options import ToBf16
+from fp8convert.plan import Plan
 from fp8convert.samples import make_sample
 
-from .mini import make_mini
+from .mini import CUT, make_mini
 
 # The models of tests are tiny: torch's threads would wait for each other longer than they work.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -60,6 +63,19 @@ def fast_path(tmp_path: Path) -> Iterator[Path]:
 def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of 100 kB. Read only: tests share it."""
     return make_mini(tmp_path_factory.mktemp("samples") / "mini")
+
+
+@pytest.fixture(scope="session")
+def flat(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Of mini, as three files; nothing is written."""
+    return prepare(mini, tmp_path_factory.mktemp("plan") / "dst", ToBf16(max_shard_size=CUT)).plan
+
+
+@pytest.fixture
+def finished(mini: Path, fast_path: Path) -> Path:
+    """A target that was made of mini."""
+    to_bf16(mini, fast_path / "dst", max_shard_size=CUT, workers=1)
+    return fast_path / "dst"
 
 
 @pytest.fixture

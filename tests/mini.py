@@ -12,6 +12,8 @@ import numpy as np
 from fp8convert import header
 
 BLOCK = 128
+# Size and time of a shard, as a job has them; some numbers.
+SOURCE = {"model-00001-of-00002.safetensors": {"size": 1, "mtime_ns": 2}}
 CUT = 34_000  # max_shard_size that makes three files of it
 CODED = {"a.weight": (300, 200), "b.weight": (129, 130), "c.weight": (1, 500)}
 RAW = {"norm.weight": ("BF16", (201,)), "bias": ("F32", (7,)), "none": ("F32", (0, 4))}

@@ -15,25 +15,20 @@ from typing import Any
 import pytest
 
 from fp8convert import durable
-from fp8convert.convert import prepare, to_bf16
+from fp8convert.convert import to_bf16
 from fp8convert.errors import ResumableError, TargetError
 from fp8convert.journal import Record
-from fp8convert.options import ToBf16
 from fp8convert.plan import Plan
 from fp8convert.publish import JOB, Staging, opened
-from fp8convert.seal import sealed
-from fp8convert.target import MANIFEST, MAX_DIFFERENCES, differences, resolve_target
+from fp8convert.target import MANIFEST
 
-from .crash import CHANGES, contents, marks, nothing, real, trace
-from .mini import CUT
-
-SOURCE = {"model-00001-of-00002.safetensors": {"size": 1, "mtime_ns": 2}}
+from .crash import contents, marks
+from .mini import CUT, SOURCE
 
 
-@pytest.fixture(scope="module")
-def plan(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    nowhere = tmp_path_factory.mktemp("plan") / "dst"
-    return prepare(mini, nowhere, ToBf16(max_shard_size=CUT)).plan
+@pytest.fixture
+def plan(flat: Plan) -> Plan:
+    return flat
 
 
 @pytest.fixture
@@ -257,124 +252,6 @@ def test_a_record_that_is_a_fifo_does_not_hang(staging: Staging) -> None:
     assert staging.recorded(task) is None
 
 
-# --- Finished targets and others
-
-
-@pytest.fixture
-def finished(mini: Path, fast_path: Path) -> Path:
-    to_bf16(mini, fast_path / "dst", max_shard_size=CUT, workers=1)
-    return fast_path / "dst"
-
-
-def source_of(finished: Path) -> dict[str, Any]:
-    """Sizes and times of the source, as the manifest has them."""
-    found: dict[str, Any] = json.loads((finished / MANIFEST).read_bytes())["source"]
-    return found
-
-
-def test_finished_from_another_source_of_the_same_layout(finished: Path, plan: Plan) -> None:
-    """Equal headers, other weights: two fine-tunes of one model. It is not this one's output."""
-    before, source = marks(finished), source_of(finished)
-    name = next(iter(source))
-    source[name]["mtime_ns"] += 1
-    with pytest.raises(TargetError, match=rf"made by another plan\n  {name}.mtime_ns: "):
-        Staging(finished, plan).finished(source)
-    assert marks(finished) == before
-
-
-def test_finished_target_may_hold_more(finished: Path, plan: Plan) -> None:
-    (finished / "notes.txt").write_text("mine")
-    assert Staging(finished, plan).finished(source_of(finished)) is not None
-
-
-def test_finished_with_a_manifest_that_lists_nothing(finished: Path, plan: Plan) -> None:
-    source = source_of(finished)
-    manifest = json.loads((finished / MANIFEST).read_bytes())
-    (finished / MANIFEST).write_bytes(sealed({**manifest, "files": 5}))
-    with pytest.raises(TargetError, match="without its list of files"):
-        Staging(finished, plan).finished(source)
-
-
-def test_finished(finished: Path, plan: Plan) -> None:
-    found = Staging(finished, plan).finished(source_of(finished))
-    assert found == json.loads((finished / MANIFEST).read_bytes())
-    assert found is not None
-    assert found["plan"] == plan.id
-
-
-def test_not_finished(fast_path: Path, plan: Plan) -> None:
-    assert Staging(fast_path / "dst", plan).finished(SOURCE) is None
-    (fast_path / "dst").mkdir()
-    assert Staging(fast_path / "dst", plan).finished(SOURCE) is None
-
-
-def test_finished_by_another_plan(finished: Path, plan: Plan) -> None:
-    before = marks(finished)
-    with pytest.raises(TargetError) as e:
-        Staging(finished, changed(plan, dtype="float32")).finished(source_of(finished))
-    assert "exists and is not empty: it was made by another plan" in str(e.value)
-    assert "options.dtype: 'bfloat16' then, 'float32' now" in str(e.value)
-    assert marks(finished) == before
-
-
-@pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"plan": 1}', '{"identity": 3}'])
-def test_foreign_folder(fast_path: Path, plan: Plan, text: str | None) -> None:
-    (fast_path / "dst").mkdir()
-    (fast_path / "dst" / "mine").write_text("mine")
-    if text is not None:
-        (fast_path / "dst" / MANIFEST).write_text(text)
-    end = "$" if text != "" else ": manifest.json: not valid JSON at byte 0"
-    with pytest.raises(TargetError, match=f"exists and is not empty{end}"):
-        Staging(fast_path / "dst", plan).finished(SOURCE)
-
-
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
-def test_foreign_folder_with_an_odd_manifest(fast_path: Path, plan: Plan, make: Any) -> None:
-    (fast_path / "dst").mkdir()
-    make(fast_path / "dst" / MANIFEST)
-    with pytest.raises(TargetError, match="exists and is not empty"):
-        Staging(fast_path / "dst", plan).finished(SOURCE)
-
-
-def test_finished_and_then_damaged(finished: Path, plan: Plan) -> None:
-    name = plan.tasks[1].file
-    os.truncate(finished / name, 5)
-    with pytest.raises(TargetError, match=rf"{name}: '[0-9]+' then, '5' now"):
-        Staging(finished, plan).finished(source_of(finished))
-    (finished / name).unlink()
-    with pytest.raises(TargetError, match=rf"{name}: '[0-9]+' then, 'None' now"):
-        Staging(finished, plan).finished(source_of(finished))
-
-
-def test_target_is_a_file_or_a_loop(fast_path: Path, plan: Plan) -> None:
-    (fast_path / "file").write_text("mine")
-    (fast_path / "loop").symlink_to("loop")
-    for name in ("file", "loop"):
-        with pytest.raises(TargetError, match="is not a folder"):
-            Staging(resolve_target(fast_path / name, fast_path / "src"), plan).finished(SOURCE)
-
-
-def test_resolve_target(fast_path: Path) -> None:
-    source = fast_path / "a" / "src"
-    (source / "sub").mkdir(parents=True)
-    (fast_path / "link").symlink_to(source / "sub")
-    for bad in (source, source / "dst", source / "sub", fast_path / "a", fast_path, "/",
-                fast_path / "link", fast_path / "a" / "x" / ".." / "src"):  # fmt: skip
-        with pytest.raises(TargetError, match="must not contain each other"):
-            resolve_target(bad, source)
-    for good in (fast_path / "a" / "src2", fast_path / "a" / "sr", fast_path / "b" / "c"):
-        assert resolve_target(good, source) == good
-
-
-def test_target_is_a_mount_point(fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused before the hour of work that the last rename would end in vain."""
-    target = fast_path / "mnt"
-    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == target)
-    with pytest.raises(TargetError, match="is a mount point"):
-        resolve_target(target, fast_path / "src")
-    assert resolve_target(target / "dst", fast_path / "src") == target / "dst"
-
-
 # --- The lock
 
 
@@ -520,15 +397,6 @@ def test_clear_spares_unfinished_work(staging: Staging) -> None:
     assert marks(staging.state) == before
 
 
-def test_tidy_after_a_kill(finished: Path, plan: Plan) -> None:
-    """Killed between the last rename and the clean-up: the next look removes what is left."""
-    left = Staging(finished, plan)
-    left.journal.mkdir(parents=True)
-    (left.state / JOB).write_text("{}")
-    left.tidy(SOURCE)
-    assert os.listdir(finished.parent) == ["dst"]
-
-
 def test_tidy_leaves_another_run_alone(staging: Staging) -> None:
     os.rename(staging.out, staging.target)
     again(staging).tidy(SOURCE)
@@ -561,112 +429,6 @@ def test_no_temporary_is_left_by_a_failed_write(
     with pytest.raises(OSError, match=r"'config\.json'"):
         staging.put_bytes("config.json", b"{}")
     assert not os.listdir(staging.out)
-
-
-def test_differences() -> None:
-    assert differences({"a": 1, "b": {"c": [1]}}, {"b": {"c": [1]}, "a": 1}) == []
-    assert differences({"a": 1, "b": {"c": 1}, "gone": 2}, {"b": {"c": 2}, "a": 1, "new": 3}) == [
-        "  b.c: '1' then, '2' now",
-        "  gone: '2' then, 'None' now",
-        "  new: 'None' then, '3' now",
-    ]
-    assert differences({"a": 1}, {"a": {"b": 1}}) == ["  a: '1' then, '{'b': 1}' now"]
-    assert differences({"a": True}, {"a": 1}) == ["  a: 'True' then, '1' now"]
-
-
-def test_differences_are_cut_and_escaped() -> None:
-    many = {f"k{n}": n for n in range(100)}
-    lines = differences(many, {})
-    assert len(lines) == MAX_DIFFERENCES
-    (line,) = differences({"k": "\x1b[2J" + "x" * 10_000}, {"k": ""})
-    assert "\x1b" not in line
-    assert len(line) < 300
-
-
-# --- The order of the steps
-
-
-def path_of(fd: int) -> str:
-    return os.readlink(f"/proc/self/fd/{fd}")
-
-
-@pytest.fixture
-def steps(mini: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-    """Every call of a whole run that changes something, with paths for descriptors."""
-    if not os.path.exists("/proc/self/fd"):
-        pytest.skip("no /proc to tell a descriptor's path")
-    found: list[tuple[str, ...]] = []
-
-    def before(name: str, args: tuple[Any, ...]) -> None:
-        where = [path_of(args[0])] if isinstance(args[0], int) else [real(args[0])]
-        if name in ("replace", "rename"):
-            where.append(real(args[1]))
-        found.append((name, *where))
-
-    with monkeypatch.context() as patch:
-        trace(patch.setattr, CHANGES, before, nothing)
-        to_bf16(mini, fast_path / "dst", max_shard_size=CUT, workers=1)
-    return found
-
-
-def final_names(steps: list[tuple[str, ...]]) -> list[str]:
-    return [Path(s[2]).name for s in steps if s[0] == "replace"]
-
-
-def test_each_file_is_synced_before_its_rename(steps: list[tuple[str, ...]]) -> None:
-    renames = [(at, s[1]) for at, s in enumerate(steps) if s[0] == "replace"]
-    assert len(renames) == 1 + 2 * 3 + 2 + 3  # job; tasks and journal; companions; texts, manifest
-    assert len({temporary for _, temporary in renames}) == len(renames)
-    for at, temporary in renames:
-        own = [s[0] for s in steps[:at] if s[1] == temporary]
-        assert own[0] == "open"  # exclusively: see the test of temporary names
-        assert own[-1] == "fsync"
-        assert own.count("fsync") == 1
-        assert not [s for s in steps[at + 1 :] if s[1] == temporary]
-
-
-def test_tensors_are_preallocated(steps: list[tuple[str, ...]], plan: Plan) -> None:
-    for task in plan.tasks:
-        own = [s[0] for s in steps if Path(s[1]).name.startswith(f"{task.file}.") and "out" in s[1]]
-        assert own[:2] == ["open", "posix_fallocate"]
-        assert own[-3:] == ["ftruncate", "fsync", "replace"]
-        assert "pwritev" in own
-
-
-def test_each_folder_is_synced_after_its_rename(steps: list[tuple[str, ...]]) -> None:
-    for at, step in enumerate(steps):
-        if step[0] in ("replace", "rename"):
-            assert steps[at + 1] == ("fsync", str(Path(step[2]).parent))
-
-
-def test_journal_after_the_file_and_texts_last(steps: list[tuple[str, ...]], plan: Plan) -> None:
-    names = final_names(steps)
-    assert names[0] == JOB
-    files = [t.file for t in plan.tasks]
-    assert names[1 : 1 + 2 * len(files)] == [n for f in files for n in (f, f"{f}.json")]
-    rest = names[1 + 2 * len(files) :]
-    assert rest == [
-        "LICENSE", "tokenizer.json", "config.json", "model.safetensors.index.json", MANIFEST,
-    ]  # fmt: skip
-
-
-def test_the_target_appears_last(steps: list[tuple[str, ...]], fast_path: Path) -> None:
-    """One rename gives it its name; only the clean-up of the state folder follows."""
-    state, target = str(fast_path / ".dst.fp8convert"), str(fast_path / "dst")
-    (at,) = [at for at, s in enumerate(steps) if s[0] == "rename"]
-    assert steps[at] == ("rename", f"{state}/out", target)
-    assert steps[at - 1] == ("fsync", f"{state}/out")
-    assert steps[at + 1] == ("fsync", str(fast_path))
-    assert {s[0] for s in steps[at + 2 : -1]} == {"unlink", "rmdir"}
-    assert steps[-1] == ("fsync", str(fast_path))
-    touched = [p for s in steps[:at] for p in s[1:] if Path(p).is_relative_to(target)]
-    assert not touched
-
-
-def test_nothing_else_is_left(mini: Path, finished: Path, plan: Plan) -> None:
-    assert os.listdir(finished.parent) == ["dst"]
-    names = {t.file for t in plan.tasks} | {c.name for c in plan.copies} | set(plan.texts)
-    assert set(contents(finished)) == names | {MANIFEST}
 
 
 def test_a_run_that_lost_its_lock_cannot_spoil_the_bytes(

@@ -26,20 +26,13 @@ from fp8convert.seal import sealed
 from fp8convert.target import MANIFEST
 
 from .crash import CHANGES, FailAt, Forker, contents, marks, nothing, real, state_of, trace
-from .mini import CUT
+from .mini import CUT, SOURCE
 from .nested import FILES, ODD, RANKS, SAME, nest, nested, tree
 from .privileges import bound_by_modes
 
-SOURCE = {"model-00001-of-00002.safetensors": {"size": 1, "mtime_ns": 2}}
 IN_FOLDERS = ["config.json", "model.safetensors.index.json", "LICENSE", "tokenizer.json", SAME]
 EVERY = sorted([*(f"{rank}/{n}" for rank in RANKS for n in IN_FOLDERS), "LICENSE", SAME,
                 "tp.json", MANIFEST])  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def flat(mini: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    nowhere = tmp_path_factory.mktemp("plan") / "dst"
-    return prepare(mini, nowhere, ToBf16(max_shard_size=CUT)).plan
 
 
 @pytest.fixture(scope="module")
