@@ -108,13 +108,19 @@ def _errors(made: Lab, kinds: tuple[str, ...], broken: str) -> Tally:
 @needs_shim
 @pytest.mark.parametrize(("broken", "kinds"), [("sync_again", ("fsync",)), ("swallow", ("write",))])
 def test_a_tool_that_ignores_errors_loses(broken: str, kinds: tuple[str, ...], made: Lab) -> None:
-    tally = _errors(made, kinds, broken)
-    assert len(tally.losses) > 0
+    """Undisturbed it does nothing wrong, so it is the faults that find out."""
+    work, target = made.by_name["shard-deepseek"], made.new()
+    assert made.run(work, target, tamper=(f"test_resources:{broken}",)).code == 0
+    assert work.ended_right(target)
+    assert _errors(made, kinds, broken).losses
 
 
 @needs_shim
 def test_a_tool_that_ignores_short_writes_loses(made: Lab) -> None:
     work = made.by_name["to-bf16"]
+    whole = made.new()
+    assert made.run(work, whole, tamper=("test_resources:ignore_short",)).code == 0
+    assert work.ended_right(whole)
     fault = transfers.Fault("short", 1, 1)
     target = made.new()
     tamper = ("several", ["test_resources:ignore_short"], list(fault.tamper(made.root)))
