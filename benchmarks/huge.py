@@ -89,7 +89,7 @@ def _stream(env: Env, source: Path, target: Path, count: int) -> tuple[float, in
 def _filled(source: Path, target: Path, count: int) -> tuple[list[Tile], list[str]]:
     """The chosen tiles, after writing what they decode, and digests of what that must be."""
     job = prepare(source, target)
-    shards = [job.catalogue.folder.root / name for name in job.catalogue.shard_names]
+    shards = [Path(job.catalogue.folder.place) / name for name in job.catalogue.shard_names]
     (task,) = job.plan.tasks
     chosen = spread(tiles(task, Settings().tile), count)
     draw = np.random.default_rng(0)

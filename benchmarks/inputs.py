@@ -31,6 +31,11 @@ def merged(env: Env, source: Path) -> Path:
     return kept(env, f"{source.name}-merged", lambda to: _merge(source, to))
 
 
+def recut(env: Env, source: Path, nbytes: int) -> Path:
+    """``source`` in shards of about ``nbytes``, scales beside their codes, as in large models."""
+    return kept(env, f"{source.name}-{nbytes // MIB}mib", lambda to: _recut(source, to, nbytes))
+
+
 def sparse(
     env: Env, name: str, shards: list[list[Tensor]], config: dict[str, Any] | None = None
 ) -> Path:
@@ -89,6 +94,28 @@ def _merge(source: Path, to: Path) -> None:
                 f.seek(entry.begin)
                 for piece in _pieces(entry.end - entry.begin):
                     out.write(f.read(piece))
+
+
+def _recut(source: Path, to: Path, nbytes: int) -> None:
+    weights: dict[str, list[tuple[Path, Entry]]] = {}
+    for file, entry in ((file, e) for file in shards(source) for e in entries(file)):
+        weights.setdefault(entry.name.removesuffix("_scale_inv"), []).append((file, entry))
+    cut: list[list[tuple[Path, Entry]]] = [[]]
+    for rows in weights.values():
+        if sum(e.end - e.begin for _, e in cut[-1]) >= nbytes:
+            cut.append([])
+        cut[-1] += rows
+    tensors = [[(e.name, e.dtype, e.shape) for _, e in rows] for rows in cut]
+    names = begin(to, tensors, json.loads((source / "config.json").read_text()))
+    _copy_small(source, to)
+    for name, rows, of in zip(names, cut, tensors, strict=True):
+        with (to / name).open("wb") as out:
+            out.write(header.build(of, METADATA))
+            for file, entry in rows:
+                with file.open("rb") as f:
+                    f.seek(entry.begin)
+                    for piece in _pieces(entry.end - entry.begin):
+                        out.write(f.read(piece))
 
 
 def _pieces(nbytes: int) -> Iterator[int]:

@@ -19,6 +19,7 @@ from fp8convert.convert import prepare
 from fp8convert.encoding.band import Bench
 from fp8convert.fileio import aligned_buffer
 from fp8convert.header import ALIGN as PAGE
+from fp8convert.origin import Direct
 from fp8convert.plan import Task
 from fp8convert.settings import Settings
 from fp8convert.sources import Sources
@@ -84,7 +85,7 @@ def main() -> None:
     job, settings = prepare(source, target), Settings()
     (task,) = job.plan.tasks
     chosen = spread(tiles(task, settings.tile), int(count))
-    sources = Sources(job.catalogue, settings.io)
+    sources = Sources(Direct(job.catalogue.folder, job.catalogue.shards), settings.io)
     workers = Workers(Reading(task, job.catalogue.shard_names, sources), settings)
     workers.go(chosen, digest=True)  # and load what a conversion has loaded by its second tile
     seconds = workers.go(chosen, digest=False)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fp8convert.errors import Fp8ConvertError, ResumableError, TargetError
 
+from .elsewhere import (
+    EXECUTOR_OPTIONS,
+    PUSH_NAMES,
+    PUSH_OPTIONS,
+    SCRATCH_OPTIONS,
+    push_of,
+    scratch_of,
+    taken,
+)  # fmt: skip
 from .progress import Meter
-from .sizes import KeepOrSize, Size, human
+from .sizes import KeepOrSize, Size
+from .summary import print_done, print_json, print_plan
 
 if TYPE_CHECKING:
     from fp8convert.convert import Job, Manifest
+    from fp8convert.hub.push import Push
     from fp8convert.options import Options
     from fp8convert.settings import Settings
 
@@ -36,6 +47,9 @@ _OPTIONS = (
     click.option("--copy-code", is_flag=True, help="Copy the repository's .py files as well."),
     click.option("--quiet", is_flag=True, help="No progress, no summary."),
     click.option("--json", "as_json", is_flag=True, help="Summary (or plan) as JSON on stdout."),
+    *SCRATCH_OPTIONS,
+    *PUSH_OPTIONS,
+    *EXECUTOR_OPTIONS,
 )  # fmt: skip
 
 
@@ -58,38 +72,55 @@ def convert(
     dry_run: bool,
     quiet: bool,
     as_json: bool,
+    executor: str,
     **options: Any,
 ) -> Manifest | None:
     """Plan and run; ``make`` takes the other options, ``summary`` prints what was done.
 
     None if it was a dry run.
     """
-    from fp8convert.convert import execute, prepare
+    from fp8convert.convert import prepare
     from fp8convert.settings import Settings
 
+    scratch = scratch_of(**taken(options, "scratch", "scratch_size", "keep_downloads"))
+    pushing = taken(options, *PUSH_NAMES)
     with Meter(quiet) as meter:
-        settings = Settings(workers or 0, memory, io, progress=meter)
+        push = push_of(**pushing, progress=lambda n, of: meter.show("sending", "sent", n, of))
+        settings = Settings(workers or 0, memory, io, progress=meter, scratch=scratch)
         job = prepare(source, target, make(**options))
         if not quiet:
-            for warning in job.plan.warnings:
-                click.echo(f"warning: {warning}", err=True)
-        settings.fitted(job.plan.needs)  # or refuse here
+            announce(job)
+        job.fitted(settings)  # or refuse here
         if dry_run:
-            _print_plan(job, settings, as_json)
+            print_plan(job, settings, as_json)
             return None
         begun = time.monotonic()
-        try:
-            manifest = execute(job, settings)
-        except TargetError:
-            raise  # the state there may be another run's, still at work
-        except (Fp8ConvertError, KeyboardInterrupt) as e:
-            raise _with_what_is_left(e, job) from e
+        with telling_what_is_left(job):
+            manifest = _executed(executor, job, settings, push)
     seconds = time.monotonic() - begun
     if as_json:
-        _print_json(job, manifest, seconds)
+        print_json(job, manifest, seconds)
     elif not quiet:
-        _print_done(job, manifest, seconds, summary)
+        print_done(job, manifest, seconds, summary)
     return manifest
+
+
+def announce(job: Job) -> None:
+    """What a user wants to hear before the work begins."""
+    for remark in job.catalogue.folder.remarks:
+        click.echo(f"note: {remark}", err=True)
+    for warning in job.plan.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def _executed(executor: str, job: Job, settings: Settings, push: Push | None) -> Manifest:
+    if executor != "local":
+        from fp8convert import executors
+
+        return executors.run(executor, job, settings, push)
+    from fp8convert.convert import execute
+
+    return execute(job, settings, push)
 
 
 def one(name: str, argument: Any, flag: str, value: Any) -> Any:
@@ -99,77 +130,24 @@ def one(name: str, argument: Any, flag: str, value: Any) -> Any:
     return value if argument is None else argument
 
 
+@contextlib.contextmanager
+def telling_what_is_left(job: Job) -> Iterator[None]:
+    """An error that ends the work of ``job`` says where that is."""
+    try:
+        yield
+    except TargetError:
+        raise  # the state there may be another run's, still at work
+    except (Fp8ConvertError, KeyboardInterrupt) as e:
+        raise _with_what_is_left(e, job) from e
+
+
 def _with_what_is_left(error: BaseException, job: Job) -> Fp8ConvertError:
     """The error, and where the unfinished work is; said once the progress bar is closed."""
     stopped = error if isinstance(error, Fp8ConvertError) else ResumableError("interrupted")
-    state = job.target.with_name(f".{job.target.name}.fp8convert")
-    if not state.exists():
+    left = job.stage.left()
+    if left is None:
         return stopped
-    return type(stopped)(f"{stopped}\nUnfinished work is in {state} (remove it to give up).")
-
-
-def _print_plan(job: Job, settings: Settings, as_json: bool) -> None:
-    from fp8convert.report import counts
-
-    plan = job.plan
-    fitted = settings.fitted(plan.needs)
-    facts = {
-        "target": str(job.target),
-        "disk_needed": plan.disk_needed,
-        "disk_free": job.disk_free,
-        "peak_memory": fitted.peak_memory,
-        "workers": fitted.threads,
-    }
-    if as_json:
-        click.echo(json.dumps({**facts, **plan.to_dict()}, indent=1))
-        return
-    click.echo(f"plan         {plan.id}")
-    click.echo(f"bytes in     {plan.bytes_in:,} ({human(plan.bytes_in)})")
-    click.echo(f"bytes out    {plan.bytes_out:,} ({human(plan.bytes_out)})")
-    enough = "" if job.disk_free >= plan.disk_needed else "  NOT ENOUGH"
-    click.echo(f"disk needed  {human(plan.disk_needed)}, free {human(job.disk_free)}{enough}")
-    click.echo(f"peak memory  {fitted.peak_memory >> 20} MiB, {fitted.threads} workers")
-    click.echo(f"weights      {_counted(counts(plan))}")
-    for note in plan.notes:
-        click.echo(f"note         {note}")
-    click.echo(f"tasks        {len(plan.tasks)}")
-    for task in plan.tasks:
-        click.echo(f"  {task.file}  {len(task.items):,} tensors, {human(task.size)}")
-
-
-def _counted(found: dict[str, int]) -> str:
-    """``156 encoded, 12 copied, 0 decoded; 18 tensors kept``: what a plan will do."""
-    done = [f"{n:,} {key.removeprefix('weights_')}" for key, n in found.items() if "weights" in key]
-    return f"{', '.join(done)}; {found['tensors_kept']:,} tensors kept"
-
-
-def _print_json(job: Job, manifest: Manifest, seconds: float) -> None:
-    facts = {
-        "target": str(manifest.path),
-        "already_done": manifest.already_done,
-        "bytes_in": job.plan.bytes_in,
-        "bytes_out": job.plan.bytes_out,
-        "seconds": None if manifest.already_done else round(seconds, 3),
-    }
-    click.echo(json.dumps({**facts, **manifest.data}, indent=1))
-
-
-def _print_done(
-    job: Job, manifest: Manifest, seconds: float, summary: Callable[[Job, Manifest], None]
-) -> None:
-    if manifest.already_done:
-        click.echo(f"already done: {manifest.path} is finished, by this very plan")
-        return
-    summary(job, manifest)
-    rate = (job.plan.bytes_in + job.plan.bytes_out) / seconds
-    click.echo(
-        f"{human(job.plan.bytes_in)} read, {human(job.plan.bytes_out)} written in "
-        f"{seconds:.1f} s ({human(rate)}/s)"
-    )
-    overflowed = manifest.data["overflowed"]
-    if overflowed:
-        click.echo(
-            f"warning: {sum(overflowed.values()):,} products overflowed, in {len(overflowed)} "
-            "weights listed in manifest.json"
-        )
-    click.echo(f"done: {manifest.path}")
+    waiting = job.downloads
+    if waiting is not None and waiting.is_dir():
+        left += f", downloads in {waiting}"
+    return type(stopped)(f"{stopped}\nUnfinished work is in {left} (remove it to give up).")

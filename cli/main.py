@@ -17,11 +17,14 @@ from . import stopping
 
 # name -> module, attribute, one line of help. Modules load when their command runs.
 COMMANDS = {
+    "finalize": ("finalize", "finalize_command", "End what many machines have worked on."),
     "inspect": ("inspect", "inspect_command", "Say what a checkpoint is, from its headers."),
     "logits": ("logits", "logits_command", "Run a checkpoint from disk and write its logits."),
     "make-sample": ("make_sample", "make_sample_command", "Write a sample checkpoint."),
     "parity": ("parity", "parity_command", "Compare two checkpoints by their logits."),
+    "plan": ("plan", "plan_command", "Begin a conversion that many machines work on."),
     "quantize": ("quantize", "quantize_command", "Encode a checkpoint in a low-precision form."),
+    "run-task": ("run_task", "run_task_command", "Do one worker's share of a plan."),
     "shard-for-tp": ("shard_for_tp", "shard_for_tp_command", "Cut it for tensor-parallel ranks."),
     "to-bf16": ("to_bf16", "to_bf16_command", "Convert a low-precision checkpoint to BF16."),
     "unshard": ("unshard", "unshard_command", "Put tensor-parallel ranks together again."),
@@ -70,6 +73,8 @@ def cli() -> None:
 
 def run(command: click.Command, prog: str) -> NoReturn:
     """Run ``command`` with the exit codes of this tool."""
+    # Its warnings hold signed links, and what goes wrong is told by us. Before it is imported.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         try:
             stopping.begin()

@@ -37,13 +37,15 @@ class _Meter(AbstractContextManager["_Meter"]):
         self._said = now
         return True
 
-    def _draw(self, doing: str, done: int, total: int, **unit: Any) -> None:
+    def _draw(self, doing: str, done: int, total: int, more: str = "", **unit: Any) -> None:
         with self._heard():
             if self._bar is None:
                 from tqdm import tqdm
 
                 self._bar = tqdm(total=total, desc=doing, **unit)
                 stopping.drawn = True
+            if more:
+                self._bar.set_postfix_str(more, refresh=done == self._bar.n)
             self._bar.update(done - self._bar.n)
 
     def _line(self, text: str) -> None:
@@ -85,9 +87,10 @@ class Meter(_Meter):
         return self
 
     def __call__(self, now: Progress) -> None:
-        self.show("writing", "written", now.written, now.total)
+        more = f"{human(now.arrived)} downloaded" if now.arrived else ""
+        self.show("writing", "written", now.written, now.total, more)
 
-    def show(self, doing: str, done: str, nbytes: int, total: int) -> None:
+    def show(self, doing: str, done: str, nbytes: int, total: int, more: str = "") -> None:
         """So many bytes of ``total`` are done; another ``doing`` than before is another bar."""
         if self._quiet:
             return
@@ -95,12 +98,12 @@ class Meter(_Meter):
             self._close()
             self._doing, self._begun = doing, time.monotonic()
         if self._terminal:
-            self._draw(doing, nbytes, total, unit="B", unit_scale=True)
+            self._draw(doing, nbytes, total, more, unit="B", unit_scale=True)
         elif self._due():
-            rate = max(nbytes, 1) / max(self._said - self._begun, 1e-3)
+            rate = nbytes / max(self._said - self._begun, 1e-3)
+            left = f", {human(rate)}/s, {(total - nbytes) / rate:.0f} s left" if rate else ""
             self._line(
-                f"{human(nbytes)} of {human(total)} {done}, {human(rate)}/s, "
-                f"{(total - nbytes) / rate:.0f} s left"
+                f"{human(nbytes)} of {human(total)} {done}{left}{', ' if more else ''}{more}"
             )
 
 

@@ -45,7 +45,7 @@ def quantize_command(src: str, dst: str, report: str | None, **options: Any) -> 
 
     if report is not None:
         _check_report(Path(report), Path(dst))
-    manifest = convert(src, dst, Quantize, _summary, **options)
+    manifest = convert(src, dst, Quantize, summary, **options)
     if report is not None and manifest is not None:
         _write_report(Path(report), manifest)
 
@@ -71,7 +71,8 @@ def _write_report(report: Path, manifest: Manifest) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _summary(job: Job, manifest: Manifest) -> None:
+def summary(job: Job, manifest: Manifest) -> None:
+    """What was done, in a few lines."""
     data = manifest.data
     for note in data["notes"]:
         click.echo(note)

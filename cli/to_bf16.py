@@ -41,10 +41,11 @@ def to_bf16_command(
     target = one("DST", dst, "--output-bf16-hf-path", output_bf16_hf_path)
     from fp8convert.options import ToBf16
 
-    convert(source, target, ToBf16, _summary, **options)
+    convert(source, target, ToBf16, summary, **options)
 
 
-def _summary(job: Job, manifest: Manifest) -> None:
+def summary(job: Job, manifest: Manifest) -> None:
+    """What was done, in a few lines."""
     data = manifest.data
     click.echo(
         f"{data['weights_decoded']:,} weights decoded to {data['identity']['options']['dtype']}, "

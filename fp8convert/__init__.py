@@ -16,10 +16,12 @@ from .version import VERSION as __version__  # noqa: N811
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, TensorSpec, open_checkpoint
     from .convert import Manifest, quantize, shard_for_tp, to_bf16, unshard
+    from .origin import Scratch
 
 _HOMES = {
     "Checkpoint": "checkpoint",
     "Manifest": "convert",
+    "Scratch": "origin",
     "TensorSpec": "checkpoint",
     "open_checkpoint": "checkpoint",
     "quantize": "convert",
@@ -32,6 +34,7 @@ __all__ = [
     "Checkpoint",
     "Fp8ConvertError",
     "Manifest",
+    "Scratch",
     "TensorSpec",
     "__version__",
     "open_checkpoint",

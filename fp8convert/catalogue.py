@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from . import ranksets
+from . import origins, ranksets
 from .codecs.base import Stored
 from .declared import SIDECARS, Declared, declared
 from .errors import FormatError, listed, shown
@@ -19,7 +19,8 @@ from .folder import Folder
 from .layouts import deepseek
 from .layouts.hf import INDEX, SINGLE
 from .listing import Listing, unpickled
-from .shards import Shard, merged, read_json, read_shards
+from .origin import Origin, Shard
+from .shards import merged, read_json, read_shards
 from .strictjson import brief
 
 CONFIG = "config.json"
@@ -35,7 +36,7 @@ class Catalogue:
     the files that tensors were in before they were cut over ranks, where that is recorded.
     """
 
-    folder: Folder
+    folder: Origin
     shards: tuple[Shard, ...]
     tensors: dict[str, Stored]
     declared: Declared
@@ -65,9 +66,9 @@ class Catalogue:
         return self._numbers[self.origins[stored.name]] if self.origins else stored.shard
 
     @property
-    def fingerprint(self) -> dict[str, dict[str, int]]:
-        """Size and modification time of every shard when its header was read."""
-        return {s.name: {"size": s.size, "mtime_ns": s.mtime_ns} for s in self.shards}
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """Size and time, or what else tells a change, of every shard when its header was read."""
+        return {s.name: s.stamp for s in self.shards}
 
     @property
     def shard_names(self) -> list[str]:
@@ -76,8 +77,13 @@ class Catalogue:
 
 
 def open_catalogue(path: str | os.PathLike[str]) -> Catalogue:
-    """Read every header of the checkpoint folder at ``path``; FormatError names what is wrong."""
-    folder = Folder.at(path)
+    """Read every header of the checkpoint at ``path``, a folder or an address as
+    :func:`.origins.at` has it; FormatError names what is wrong."""
+    return catalogue_of(origins.at(path))
+
+
+def catalogue_of(folder: Origin) -> Catalogue:
+    """Read every header of a checkpoint; FormatError names what is wrong."""
     with uncollected():
         return _open_ranks(folder) if folder.has(ranksets.TP) else _open(folder)
 
@@ -106,7 +112,7 @@ def open_ranks(path: str | os.PathLike[str]) -> list[Catalogue] | None:
         return [_rank(folder, file, said_of_all) for file in files] or None
 
 
-def _rank(folder: Folder, file: str, said: Declared) -> Catalogue:
+def _rank(folder: Origin, file: str, said: Declared) -> Catalogue:
     shards, by_file = read_shards(folder, [file])
     return Catalogue(folder, tuple(shards), merged(by_file, [file]), said, False, {})
 
@@ -124,7 +130,7 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _open(folder: Folder) -> Catalogue:
+def _open(folder: Origin) -> Catalogue:
     found = Listing.of(folder)
     files = found.files
     ranks = len(files) if deepseek.RANK_FILE.fullmatch(files[0]) else 0
@@ -139,18 +145,18 @@ def _open(folder: Folder) -> Catalogue:
     return Catalogue(folder, tuple(shards), tensors, said, indexed, found.metadata, warnings)
 
 
-def _record(folder: Folder) -> ranksets.RankSet:
+def _record(folder: Origin) -> ranksets.RankSet:
     """``tp.json`` of all ranks."""
     record = read_json(folder, ranksets.TP, "record of ranks")
     if ranksets.is_member(record):
         raise FormatError(
-            f"{shown(folder.root)} has one rank only, number {brief(record['rank'])} of "
+            f"{shown(folder.place)} has one rank only, number {brief(record['rank'])} of "
             f"{brief(record['ranks'])}: give the folder that holds all of them"
         )
     return ranksets.parse(record)
 
 
-def _open_ranks(folder: Folder) -> Catalogue:
+def _open_ranks(folder: Origin) -> Catalogue:
     """Ranks as one checkpoint, by what ``tp.json`` says of them."""
     said = _record(folder)
     home = f"{ranksets.rank_folder(0)}/" if said.layout == "hf" else ""
@@ -171,7 +177,7 @@ def _open_ranks(folder: Folder) -> Catalogue:
     )  # fmt: skip
 
 
-def _rank_files(folder: Folder, ranks: int) -> list[Listing]:
+def _rank_files(folder: Origin, ranks: int) -> list[Listing]:
     """A file for each rank; what is none of them is told of with the first."""
     names = folder.names()
     files = deepseek.rank_files([n for n in names if n.endswith(".safetensors")])
@@ -183,7 +189,7 @@ def _rank_files(folder: Folder, ranks: int) -> list[Listing]:
     return [Listing("", [f], None, {}, [] if n else rest) for n, f in enumerate(files)]
 
 
-def _rank_folders(folder: Folder, ranks: int) -> list[Listing]:
+def _rank_folders(folder: Origin, ranks: int) -> list[Listing]:
     """Files of each rank, in its folder."""
     wanted = [ranksets.rank_folder(rank) for rank in range(ranks)]
     there = {n for n in folder.names() if RANK_FOLDER.fullmatch(n)}
@@ -194,21 +200,21 @@ def _rank_folders(folder: Folder, ranks: int) -> list[Listing]:
     return [_rank_folder(folder, rank, ranks) for rank in range(ranks)]
 
 
-def _rank_folder(folder: Folder, rank: int, ranks: int) -> Listing:
+def _rank_folder(folder: Origin, rank: int, ranks: int) -> Listing:
     name = ranksets.rank_folder(rank)
     member = f"{name}/{ranksets.TP}"
     ranksets.check_member(read_json(folder, member, "record of a rank"), member, rank, ranks)
     return Listing.of(folder, f"{name}/")
 
 
-def _sidecars(folder: Folder, home: str = "") -> dict[str, dict[str, Any]]:
+def _sidecars(folder: Origin, home: str = "") -> dict[str, dict[str, Any]]:
     """The files that may declare what config.json does not."""
     return {n: read_json(folder, home + n, "declaration") for n in SIDECARS if folder.has(home + n)}
 
 
-def _config(folder: Folder, optional: bool, home: str = "") -> dict[str, Any]:
+def _config(folder: Origin, optional: bool, home: str = "") -> dict[str, Any]:
     if not folder.has(home + CONFIG):
         if optional:
             return {}
-        raise FormatError(f"{home}{CONFIG} is missing from {shown(folder.root)}")
+        raise FormatError(f"{home}{CONFIG} is missing from {shown(folder.place)}")
     return read_json(folder, home + CONFIG, "config")

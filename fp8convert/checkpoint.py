@@ -15,7 +15,6 @@ from .codecs.base import Rect
 from .codecs.raw import Raw
 from .dtypes import DTYPES
 from .errors import SchemeError, UsageError, shown
-from .fileio import SourceFile
 from .pieces import Source, joined, sources
 from .schemes.weight import Weight
 
@@ -121,8 +120,7 @@ class Checkpoint:
         if source.shard < 0:
             return np.full(source.nbytes, ~source.shard, np.uint8)
         s = self.catalogue.shards[source.shard]
-        fd = self.catalogue.folder.open(s.name, "shard")
-        file = SourceFile(fd, s.name, "buffered", s.size, s.mtime_ns)
+        file = self.catalogue.folder.opened(s, "buffered")
         data = np.empty(source.nbytes, np.uint8)
         try:
             if source.times > 1:

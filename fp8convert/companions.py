@@ -33,7 +33,7 @@ def companions(
         if name in shards or plain in ("config.json", hf.INDEX) or plain.startswith("."):
             continue
         wanted = plain not in never and _is_companion(plain, copy_code)
-        wanted = wanted and not (catalogue.folder.root / name).is_dir()
+        wanted = wanted and not catalogue.folder.is_folder(name)
         size = catalogue.folder.size(name) if wanted else 0
         if wanted and size <= MAX_COMPANION:
             copies.append(Copy(name, size, plain))

@@ -5,30 +5,38 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
-from . import kernels, schemes
-from .catalogue import Catalogue, open_catalogue, uncollected
+from . import kernels, origins, schemes, stages
+from .catalogue import Catalogue, catalogue_of, uncollected
 from .engine import Engine
 from .errors import SHOWN_CHARS, FormatError, ResumableError, TargetError, UsageError, shown
+from .job import Job, Manifest
 from .journal import Record
 from .options import Options, Quantize, ShardForTp, ToBf16, Unshard
 from .plan import Plan
 from .planner import plan_to_bf16
-from .publish import Staging, opened
 from .quantizer import plan_quantize
 from .report import counts, figures
 from .schemes.base import Scheme
 from .settings import Settings
 from .shardplan import plan_shard
-from .target import resolve_target
+from .space import check_space
+from .stage import Stage
 from .unsharder import plan_unshard, whole_names
 from .version import VERSION
+
+if TYPE_CHECKING:
+    from .hub.push import Push
+    from .hub.shipper import Shipper
+
+__all__ = [
+    "PLANS", "Job", "Manifest", "execute", "finish", "prepare", "quantize", "resumable",
+    "shard_for_tp", "to_bf16", "undisturbed", "unshard",
+]  # fmt: skip
 
 PLANS: dict[type[Options], Callable[[Catalogue, Scheme, Any], Plan]] = {
     ToBf16: plan_to_bf16,
@@ -46,39 +54,7 @@ _MEND = {
     errno.EMFILE: "allow more open files",
     errno.ENFILE: "allow more open files",
 }
-_SETTING_NAMES = ("workers", "memory", "io", "progress")
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What was written, from what, by which rule. ``data`` is manifest.json; no clock in it."""
-
-    path: Path
-    data: dict[str, Any]
-    already_done: bool = False
-
-    @property
-    def files(self) -> list[dict[str, Any]]:
-        """``{"name", "size", "sha256"}`` of every file but the manifest itself."""
-        found: list[dict[str, Any]] = self.data["files"]
-        return found
-
-
-@dataclass(frozen=True)
-class Job:
-    """A planned conversion, nothing written yet."""
-
-    catalogue: Catalogue
-    plan: Plan
-    target: Path
-
-    @property
-    def disk_free(self) -> int:
-        """Bytes free for this user where the target goes."""
-        place = self.target
-        while not place.exists():
-            place = place.parent
-        return shutil.disk_usage(place).free
+_SETTING_NAMES = ("workers", "memory", "io", "progress", "scratch")
 
 
 def prepare(
@@ -93,34 +69,49 @@ def prepare(
     """
     options = options or ToBf16()
     kernels.check()
-    with _resumable(), uncollected():
-        catalogue = open_catalogue(src)
+    with resumable(), uncollected():
+        catalogue = catalogue_of(origins.at(src, stages.begun(dst)))
         if isinstance(options, Unshard):
             catalogue = whole_names(catalogue, options.config)
         elif isinstance(options, ShardForTp) and catalogue.declared.ranks:
             catalogue = whole_names(catalogue, None)
         scheme = schemes.detect(catalogue.declared, catalogue.tensors)
-        target = resolve_target(dst, catalogue.folder.root)
-        return Job(catalogue, PLANS[type(options)](catalogue, scheme, options), target)
+        target = stages.resolve(dst, catalogue.folder)
+        plan = PLANS[type(options)](catalogue, scheme, options)
+        origin = catalogue.folder
+        return Job(catalogue, replace(plan, origin=origin.provenance, asked=origin.asked), target)
 
 
-def execute(job: Job, settings: Settings | None = None) -> Manifest:
-    """Run a prepared job to its end, or resume it; a finished target is left as it is."""
-    staging = Staging(job.target, job.plan)
-    settings = (settings or Settings()).fitted(job.plan.needs)
-    with _resumable():
+def execute(job: Job, settings: Settings | None = None, push: Push | None = None) -> Manifest:
+    """Run a prepared job to its end, or resume it; a finished target is left as it is.
+
+    With ``push`` its files are uploaded as they are finished.
+    """
+    if push is None:
+        return _executed(job, job.stage, settings, None)
+    from .hub.shipper import shipping
+
+    with resumable(), shipping(job, push) as shipper:
+        return shipper.delivered(_executed(job, shipper.stage, settings, shipper))
+
+
+def _executed(
+    job: Job, stage: Stage, settings: Settings | None, shipper: Shipper | None
+) -> Manifest:
+    settings = job.fitted(settings or Settings())
+    with resumable():
         source = job.catalogue.fingerprint
-        manifest = staging.finished(source)
+        manifest = stage.finished(source)
         if manifest is not None:
-            staging.tidy(source)
+            stage.tidy(source)
             return Manifest(job.target, manifest, already_done=True)
-        if not staging.state.exists():
-            _check_space(job, staging)
-        with opened(staging), _undisturbed(staging):
-            manifest = staging.finished(source)  # another run may have ended while we asked
+        if stage.left() is None:
+            check_space(job, stage, settings.scratch, shipper.most if shipper else None)
+        with stage.opened(), undisturbed(stage):
+            manifest = stage.finished(source)  # another run may have ended while we asked
             if manifest is None:
-                return _run(job, staging, settings)
-            staging.supersede(source)
+                return _run(job, stage, settings, shipper)
+            stage.supersede(source)
             return Manifest(job.target, manifest, already_done=True)
 
 
@@ -129,8 +120,10 @@ def to_bf16(src: str | os.PathLike[str], dst: str | os.PathLike[str], **options:
 
     Keyword options are those of :class:`~fp8convert.options.ToBf16` (``dtype``, ``max_shard_size``
     in bytes, ``checksum``, ``copy_code``, ``strict``) and :class:`~fp8convert.settings.Settings`
-    (``workers``, ``memory`` in bytes, ``io``, ``progress``). Calling again after an interruption
-    resumes. Raises :class:`~fp8convert.errors.Fp8ConvertError`; then ``dst`` does not exist.
+    (``workers``, ``memory`` in bytes, ``io``, ``progress``, ``scratch``), and ``push``, a
+    :class:`~fp8convert.hub.push.Push`, to upload ``dst`` as well. Calling again after an
+    interruption resumes. Raises :class:`~fp8convert.errors.Fp8ConvertError`; then ``dst`` does not
+    exist, unless only its upload has failed.
     """
     return _converted(src, dst, ToBf16, options)
 
@@ -178,16 +171,16 @@ def _converted(
     options: dict[str, Any],
 ) -> Manifest:
     known = {f.name for f in fields(kind)}
-    unknown = sorted(set(options) - known - set(_SETTING_NAMES))
-    if unknown:
-        raise UsageError(f"unknown options {unknown}, known: {sorted(known | set(_SETTING_NAMES))}")
+    every = known | {*_SETTING_NAMES, "push"}
+    if unknown := sorted(set(options) - every):
+        raise UsageError(f"unknown options {unknown}, known: {sorted(every)}")
     settings = Settings(**{k: v for k, v in options.items() if k in _SETTING_NAMES})
     chosen = kind(**{k: v for k, v in options.items() if k in known})
-    return execute(prepare(src, dst, chosen), settings)
+    return execute(prepare(src, dst, chosen), settings, options.get("push"))
 
 
 @contextlib.contextmanager
-def _resumable() -> Iterator[None]:
+def resumable() -> Iterator[None]:
     """Whatever the system refuses can be mended, and the run resumed."""
     try:
         yield
@@ -200,14 +193,15 @@ def _resumable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _undisturbed(staging: Staging) -> Iterator[None]:
+def undisturbed(stage: Stage) -> Iterator[None]:
     """Whatever is missing when another run has taken over, that is what is told."""
     try:
         yield
     except (OSError, TargetError) as e:
-        if not staging.fence.is_overtaken():
+        overtaken = stage.overtaken()
+        if overtaken is None:
             raise
-        raise staging.fence.overtaken() from e
+        raise overtaken from e
 
 
 def _end(path: Any) -> str:
@@ -216,28 +210,24 @@ def _end(path: Any) -> str:
     return shown(text if len(text) <= SHOWN_CHARS else f"...{text[3 - SHOWN_CHARS :]}")
 
 
-def _run(job: Job, staging: Staging, settings: Settings) -> Manifest:
-    staging.begin(job.catalogue.fingerprint)
-    _check_space(job, staging)
-    records = Engine(job.catalogue, staging, settings).run(job.plan.tasks)
+def _run(job: Job, stage: Stage, settings: Settings, shipper: Shipper | None) -> Manifest:
+    stage.begin(job.catalogue.fingerprint)
+    check_space(job, stage, settings.scratch, shipper.most if shipper else None)
+    engine = Engine(job.catalogue, stage, settings, shipper.paced if shipper else None)
+    return finish(job, stage, engine.run(job.plan.tasks))
+
+
+def finish(job: Job, stage: Stage, records: list[Record]) -> Manifest:
+    """Write all but the files of tasks, whose ``records`` are in order; the target appears."""
     files = [{"name": r.file, "size": r.size, "sha256": r.sha256} for r in records]
     for copy in job.plan.copies:
         data = job.catalogue.folder.read(copy.name, copy.size, "companion file")
         if len(data) != copy.size:
             raise FormatError(f"{shown(copy.name)} changed since it was planned")
-        files.append(staging.put_bytes(copy.file, data))
+        files.append(stage.put_bytes(copy.file, data))
     for name, text in job.plan.texts.items():
-        files.append(staging.put_bytes(name, text.encode()))
-    return Manifest(job.target, staging.commit(_manifest(job, records, files)))
-
-
-def _check_space(job: Job, staging: Staging) -> None:
-    needed = job.plan.disk_needed - sum(t.size for t in job.plan.tasks if staging.recorded(t))
-    if needed > job.disk_free:
-        raise ResumableError(
-            f"not enough disk for {shown(job.target)}: {needed:,} bytes needed, "
-            f"{job.disk_free:,} free"
-        )
+        files.append(stage.put_bytes(name, text.encode()))
+    return Manifest(job.target, stage.commit(_manifest(job, records, files)))
 
 
 def _manifest(job: Job, records: list[Record], files: list[dict[str, Any]]) -> dict[str, Any]:

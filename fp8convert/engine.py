@@ -9,36 +9,42 @@ several files that read the same: then it is read once, and the rest is done fil
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 
 from .catalogue import Catalogue
 from .encoding.band import Bench
 from .errors import ResumableError
 from .fetch import Fetched
-from .fileio import aligned_buffer, hash_file
+from .fileio import aligned_buffer
 from .header import ALIGN as PAGE
 from .jobs import Job, Jobs
 from .journal import Record
-from .options import Options
+from .origin import Direct, Feed
 from .places import Places
 from .plan import Task
-from .publish import Staging
 from .settings import Progress, Settings
 from .sources import Sources
+from .stage import Stage
 from .taskrun import TaskRun
+from .teams import wanted
 from .tile import READ_SLACK, Tile
 
 
 class Engine:
     """Runs tasks into a staging folder. One use each."""
 
-    def __init__(self, catalogue: Catalogue, staging: Staging, settings: Settings) -> None:
-        self.staging, self.settings = staging, settings
-        self.shards, self.sources = catalogue.shard_names, Sources(catalogue, settings.io)
-        self.options: Options = staging.plan.options
+    def __init__(
+        self, catalogue: Catalogue, stage: Stage, settings: Settings,
+        paced: Callable[[Feed], Feed] | None = None,
+    ) -> None:  # fmt: skip
+        self._paced = paced or (lambda feed: feed)  # may hold back the next files
+        self.stage, self.settings = stage, settings
+        self.catalogue = catalogue
+        self.feed: Feed = Direct(catalogue.folder, catalogue.shards)
+        self.sources = Sources(self.feed, settings.io)
         self.records: dict[str, Record] = {}
-        self._total = self._written = self._read = 0
+        self._total = self._written = self._read = self._arrived = 0
         self._lock = threading.Lock()  # counters, records, errors
         self._idle, self._active = threading.Condition(self._lock), 0  # workers
         self._queue_lock = threading.Lock()
@@ -56,7 +62,10 @@ class Engine:
             try:
                 self._resume(tasks, pool)
                 left = [t for t in tasks if t.file not in self.records]
-                queue = iter(Jobs(left, self._begin, self.settings.files, self.settings.tile))
+                self._fed(left)
+                queue = iter(
+                    Jobs(left, self._begin, self.settings.files, self.settings.tile, self.feed)
+                )
                 # Not Thread.join: interrupted, it takes a running thread for a stopped one.
                 wait([pool.submit(self._work, queue) for _ in range(self.settings.threads)])
             except BaseException as e:
@@ -66,28 +75,34 @@ class Engine:
         for run in self._running:
             run.abandon()
         self.sources.close()
+        self.feed.close()
         if self._error:
             raise self._error
         return [self.records[t.file] for t in tasks]
 
+    def _fed(self, tasks: Sequence[Task]) -> None:
+        """From now on shards come for ``tasks``."""
+        shards, scratch = self.catalogue.shards, self.settings.scratch
+        feed = self._paced(self.catalogue.folder.feed(shards, wanted(tasks), scratch))
+        with self._lock:
+            self.feed = self.sources.feed = feed
+        feed.begin(self.sources.forget, lambda nbytes: self._advance(0, 0, nbytes))
+
     def _resume(self, tasks: Sequence[Task], pool: ThreadPoolExecutor) -> None:
         """Believe the journal about the files whose bytes still have the journaled sum."""
-        known = [r for r in map(self.staging.recorded, tasks) if r]
+        known = [r for r in map(self.stage.recorded, tasks) if r]
         for record, sound in zip(known, pool.map(self._sound, known), strict=True):
             if sound:
                 self.records[record.file] = record
 
     def _sound(self, record: Record) -> bool:
-        path = self.staging.out / record.file
-        stopped = lambda: self._error is not None  # noqa: E731
-        if self.options.checksum == "sha256" and hash_file(path, stopped) != record.sha256:
-            path.unlink()  # its successor may need the room
-            return False
-        self._advance(record.size, 0)
-        return True
+        sound = self.stage.is_sound(record, lambda: self._error is not None)
+        if sound:
+            self._advance(record.size, 0)
+        return sound
 
     def _begin(self, task: Task) -> TaskRun:
-        run = TaskRun(task, self.shards, self.sources, self.staging)
+        run = TaskRun(task, self.catalogue.shard_names, self.sources, self.stage)
         with self._lock:
             self._running.add(run)
         return run
@@ -138,14 +153,16 @@ class Engine:
         run.target.hash(view, tile.begin)
         if run.done(tile.nbytes):
             self.records[run.task.file] = run.finish()
+            self.feed.done(run.task.file)
             with self._lock:
                 self._running.discard(run)
 
-    def _advance(self, written: int, read: int) -> None:
+    def _advance(self, written: int, read: int, arrived: int = 0) -> None:
         with self._lock:
             self._written += written
             self._read += read
-            now = Progress(self._written, self._total, self._read)
+            self._arrived += arrived
+            now = Progress(self._written, self._total, self._read, self._arrived)
             if self.settings.progress:
                 self.settings.progress(now)
 
@@ -157,3 +174,4 @@ class Engine:
             self._error = self._error or error
             for run in self._running:
                 run.stop()
+            self.feed.stop()

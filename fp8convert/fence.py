@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from .calls import discard
-from .errors import ResumableError, shown
+from .errors import ResumableError, TargetError, shown
 
 TOKEN = "run"
+_LINK = re.compile(rf"{TOKEN}\.([0-9]{{1,15}})\.[^.]+")
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
-T = TypeVar("T")
 
 
 class Fence:
@@ -29,29 +30,55 @@ class Fence:
         self.state, self.target = state, target
         self.way = state
 
-    def take_over(self, check: Callable[[], T]) -> T:
-        """Make this the only run that can write here; what ``check`` found, which may refuse.
+    def take_over(self, check: Callable[[], Any]) -> tuple[Any, str]:
+        """Make this the only run that can write here; what ``check`` found, which may refuse, and
+        the name of this run.
 
-        It is asked before anything is done, and again when no other run can change the answer. The
-        numbers in the links' names decide between runs that begin at once.
+        It is asked before anything is done, and again when no other run can change the answer. What
+        it finds says which run was the last to begin. The numbers in the links' names decide
+        between runs that begin at once.
         """
         found = check()
-        number = max((_number(link) for link in self._links()), default=0) + 1
+        last = found.get(TOKEN) if isinstance(found, dict) else None
+        number = max(map(_number, [*self._links(), str(last)])) + 1
+        return self._by_link(number, check, self._remove_others)
+
+    def join(self, run: str, check: Callable[[], Any]) -> None:
+        """Write here together with others, as long as no run takes over after the one that is
+        named; ``check``, which looks whether it was the last to begin, may refuse."""
+        check()
+        self._by_link(_number(run), lambda: None, lambda mine: self._remain(mine, check))
+
+    def _by_link(
+        self, number: int, check: Callable[[], Any], then: Callable[[str], None]
+    ) -> tuple[Any, str]:
         mine = f"{TOKEN}.{number}.{uuid.uuid4().hex}"
         try:
             os.symlink(".", self.state / mine)
         except OSError as e:
             if e.errno not in NO_LINKS:
                 raise
-            return found  # a filesystem without links: the lock has to do
+            return check(), mine  # a filesystem without links: the lock has to do
         try:
             self.way = self.state / mine
             found = check()
-            self._remove_others(mine)
+            then(mine)
         except BaseException:
             self.let_go()
             raise
-        return found
+        return found, mine
+
+    def _remain(self, mine: str, check: Callable[[], Any]) -> None:
+        """Whoever takes over after this has linked finds the link, and removes it. Whoever did
+        before has a link, or has ended: then ``check`` finds what it has left."""
+        if any(_number(link) > _number(mine) for link in self._links()):
+            raise self.overtaken()
+        try:
+            check()
+        except (OSError, TargetError):
+            if self.is_overtaken():  # it looked through a link that is gone
+                raise self.overtaken() from None
+            raise
 
     def _remove_others(self, mine: str) -> None:
         for link in self._links():
@@ -88,5 +115,5 @@ def is_link(name: str) -> bool:
 
 def _number(link: str) -> int:
     """Of a run's link; 0 of a stray name."""
-    parts = link.split(".")
-    return int(parts[1]) if len(parts) == 3 and parts[1].isdecimal() else 0
+    found = _LINK.fullmatch(link)
+    return int(found[1]) if found else 0

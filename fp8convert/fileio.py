@@ -212,6 +212,35 @@ class SourceFile(_File):
             let_go(fd)
 
 
+class Turns:
+    """Stretches of one file, taken in their order by threads that have them out of order."""
+
+    def __init__(self) -> None:
+        self._done, self._next = 0, threading.Condition()
+        self._stopped = False
+
+    @contextlib.contextmanager
+    def turn(self, begin: int, nbytes: int) -> Iterator[None]:
+        """Everything before ``begin`` has been taken; ``nbytes`` from there on are, if all is well.
+
+        ResumableError when stopped.
+        """
+        with self._next:
+            self._next.wait_for(lambda: self._stopped or self._done == begin)
+            if self._stopped:
+                raise ResumableError("stopped")
+        yield
+        with self._next:
+            self._done += nbytes
+            self._next.notify_all()
+
+    def stop(self) -> None:
+        """Wake every thread that waits for its turn, with an error."""
+        with self._next:
+            self._stopped = True
+            self._next.notify_all()
+
+
 class TargetFile(_File):
     """A new file written out of order and hashed in order, of exactly ``size`` bytes."""
 
@@ -228,10 +257,9 @@ class TargetFile(_File):
         self.path, self.size = path, size
         self.written = 0
         self._sha = hashlib.sha256() if checksum else None
-        self._hashed = 0
-        self._turn = threading.Condition()
+        self._turns = Turns()
+        self._lock = threading.Lock()  # of what follows, and ``written``
         self._edges: dict[int, tuple[mmap.mmap, int]] = {}  # page number -> bytes so far, count
-        self._stopped = False
         self._paged = self.direct  # stays so if direct I/O is given up: shared pages may wait here
 
     def write(self, view: memoryview, begin: int) -> None:
@@ -251,14 +279,14 @@ class TargetFile(_File):
             self._merge(view[: lo - begin], begin)
             self._write_all(view[lo - begin : hi - begin], lo)
             self._merge(view[hi - begin :], hi)
-        with self._turn:
+        with self._lock:
             self.written += len(view)
 
     def _merge(self, part: memoryview, begin: int) -> None:
         if not part:
             return
         page, offset = divmod(begin, PAGE)
-        with self._turn:
+        with self._lock:
             buffer, count = self._edges.pop(page) if page in self._edges else _empty_page()
             buffer[offset : offset + len(part)] = bytes(part)
             count += len(part)
@@ -285,20 +313,12 @@ class TargetFile(_File):
         """Feed ``view`` to the checksum when everything before ``begin`` has been fed."""
         if self._sha is None:
             return
-        with self._turn:
-            self._turn.wait_for(lambda: self._stopped or self._hashed == begin)
-            if self._stopped:
-                raise ResumableError("stopped")
-        self._sha.update(view)
-        with self._turn:
-            self._hashed += len(view)
-            self._turn.notify_all()
+        with self._turns.turn(begin, len(view)):
+            self._sha.update(view)
 
     def stop(self) -> None:
         """Wake every thread waiting for its turn to hash, with an error."""
-        with self._turn:
-            self._stopped = True
-            self._turn.notify_all()
+        self._turns.stop()
 
     def finish(self) -> str | None:
         """Cut to size, check it, make it durable; the SHA-256, if one was asked for."""

@@ -7,13 +7,18 @@ repository, is known).
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import stat
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .calls import let_go, read_all
-from .errors import FormatError, shown
+from .errors import FormatError, UsageError, shown
+from .fileio import SourceFile
+from .origin import Direct, Scratch, Shard, Wanted
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -37,10 +42,40 @@ class Folder:
         """The folder at ``path``; FormatError if it is not one."""
         root = Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
         if not root.is_dir():
+            if re.match("[a-z0-9+.-]+://", os.fsdecode(path)):
+                raise UsageError(
+                    f"{shown(path)} is an address, and this command reads folders only"
+                )
             what = "is not a folder" if root.exists() else "does not exist"
+            what = "is an address, which is not read here" if "://" in str(path) else what
             raise FormatError(f"{shown(path)} {what}, expected a checkpoint folder")
         in_cache = root.parent.name == "snapshots" and (root.parents[1] / "blobs").is_dir()
         return cls(root, root.parents[1] if in_cache else root)
+
+    @property
+    def place(self) -> str:
+        """Its path."""
+        return str(self.root)
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Nothing: a path says nothing elsewhere."""
+        return {}
+
+    @property
+    def asked(self) -> str:
+        """Nothing that moves."""
+        return ""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    @property
+    def lanes(self) -> int:
+        """One: what headers cost is to parse them."""
+        return 1
 
     def names(self, sub: str = "") -> list[str]:
         """Names of everything directly in the folder, or in its folder ``sub``, sorted."""
@@ -57,6 +92,10 @@ class Folder:
         """Whether there is a file of that name (a dangling link counts, and fails at open)."""
         check_name(name, "looked for")
         return os.path.lexists(self.root / name)
+
+    def is_folder(self, name: str) -> bool:
+        """Whether there is a folder of that name."""
+        return (self.root / name).is_dir()
 
     def open(self, name: str, why: str) -> int:
         """A read-only descriptor of the regular file ``name``; ``why`` says who named it.
@@ -104,6 +143,40 @@ class Folder:
             return read_all(fd, min(limit, size + 1), 0, name)
         finally:
             let_go(fd)
+
+    @contextlib.contextmanager
+    def peek(self, name: str) -> Iterator[OpenFile]:
+        """A shard, before it is planned."""
+        fd = self.open(name, "shard")
+        try:
+            state = os.fstat(fd)
+            yield OpenFile(fd, name, state.st_size, state.st_mtime_ns)
+        finally:
+            let_go(fd)
+
+    def opened(self, shard: Shard, io: str) -> SourceFile:
+        """A shard as it was planned."""
+        fd = self.open(shard.name, "shard")
+        return SourceFile(fd, shard.name, io, shard.size, shard.mtime_ns)
+
+    def feed(self, shards: Sequence[Shard], wanted: Iterable[Wanted], scratch: Scratch) -> Direct:
+        """Everything is there already."""
+        return Direct(self, shards)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """A file being looked at; the descriptor is another's."""
+
+    fd: int
+    name: str
+    size: int
+    mtime_ns: int
+    etag: str = ""
+
+    def read(self, nbytes: int, begin: int) -> bytes:
+        """``nbytes`` from ``begin`` on; fewer only where the file ends."""
+        return read_all(self.fd, nbytes, begin, self.name)
 
 
 def _check_regular(mode: int, name: str, why: str) -> None:

@@ -79,7 +79,7 @@ def _report(
             f"config.json: num_nextn_predict_layers is {declared}, found {len(mtp)} MTP layers"
         )
     return Report(
-        path=str(catalogue.folder.root),
+        path=catalogue.folder.place,
         family=_word(config.get("model_type")),
         architecture=_architecture(catalogue.config.get("architectures")),
         scheme=scheme,

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from .origin import Feed
 from .plan import MOST_TOGETHER, Task
 from .taskrun import TaskRun
 from .teams import sharing, teams
@@ -30,13 +31,14 @@ class _File(NamedTuple):
 
 class Jobs:
     """Jobs of ``tasks``, in tiles of ``limit`` bytes. ``begin`` opens a task's file; so many
-    ``files`` are begun at once, and whole teams."""
+    ``files`` are begun at once, and whole teams, each when the ``feed`` has what it is made of."""
 
     def __init__(
-        self, tasks: Sequence[Task], begin: Callable[[Task], TaskRun], files: int, limit: int
-    ) -> None:
+        self, tasks: Sequence[Task], begin: Callable[[Task], TaskRun], files: int, limit: int,
+        feed: Feed,
+    ) -> None:  # fmt: skip
         self._waiting = deque(teams(tasks))
-        self._open, self._files, self._limit = begin, files, limit
+        self._open, self._files, self._limit, self._feed = begin, files, limit, feed
         self._going: deque[_File] = deque()
         self._met: dict[tuple[Shared, int], list[tuple[_File, Tile]]] = {}  # who waits, by band
 
@@ -54,9 +56,13 @@ class Jobs:
 
     def _may_begin(self) -> bool:
         begun = len(self._going) + sum(map(len, self._met.values()))
-        if not self._waiting or not begun:
-            return bool(self._waiting)
-        return begun < self._files and begun + len(self._waiting[0]) <= MOST_TOGETHER
+        if not self._waiting:
+            return False
+        if not begun:  # nothing else is to be done meanwhile
+            self._feed.wait(self._waiting[0][0].file)
+            return True
+        room = begun < self._files and begun + len(self._waiting[0]) <= MOST_TOGETHER
+        return room and self._feed.ready(self._waiting[0][0].file)
 
     def _begin(self, team: Sequence[Task]) -> None:
         for task, shared in zip(team, sharing(team, self._limit), strict=True):

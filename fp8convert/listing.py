@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from .codecs.base import Stored
 from .errors import FormatError, listed, shown
-from .folder import Folder, check_plain_name
+from .folder import check_plain_name
 from .layouts import deepseek
 from .layouts.hf import INDEX, SINGLE
-from .shards import Shard, as_object, read_json
+from .origin import Origin, Shard
+from .shards import as_object, read_json
 from .strictjson import brief
 
 UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -32,7 +33,7 @@ class Listing(NamedTuple):
     unused: list[str]
 
     @classmethod
-    def of(cls, folder: Folder, home: str = "") -> Listing:
+    def of(cls, folder: Origin, home: str = "") -> Listing:
         """Of ``folder``, or of its folder ``home``; FormatError names what is wrong."""
         names = folder.names(home.rstrip("/"))
         indexed = folder.has(home + INDEX)
@@ -84,7 +85,7 @@ def unused(names: list[str]) -> list[str]:
     return [f"{listed(names)} not part of the checkpoint: not converted"] if names else []
 
 
-def _read_index(folder: Folder, home: str) -> tuple[dict[str, str], dict[str, Any]]:
+def _read_index(folder: Origin, home: str) -> tuple[dict[str, str], dict[str, Any]]:
     where = home + INDEX
     index = read_json(folder, where, "index")
     weight_map = as_object(index.get("weight_map"), f"{where}: weight_map")
@@ -102,7 +103,7 @@ def _read_index(folder: Folder, home: str) -> tuple[dict[str, str], dict[str, An
 
 
 def _shard_files(
-    names: list[str], weight_map: dict[str, str] | None, folder: Folder, home: str
+    names: list[str], weight_map: dict[str, str] | None, folder: Origin, home: str
 ) -> list[str]:
     """The shards, in order; refuses what would have to be unpickled or guessed.
 
@@ -114,9 +115,8 @@ def _shard_files(
         return [SINGLE]
     found = [n for n in names if n.endswith(".safetensors")]
     if not found:
-        raise FormatError(
-            f"no {INDEX} and no {SINGLE} in {shown(folder.root / home)}{unpickled(names)}"
-        )
+        where = shown(f"{folder.place}/{home}".rstrip("/"))
+        raise FormatError(f"no {INDEX} and no {SINGLE} in {where}{unpickled(names)}")
     return deepseek.rank_files(found) or _numbered(found)
 
 

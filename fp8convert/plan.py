@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -87,6 +88,17 @@ class Task:
         return sha.hexdigest()
 
     @cached_property
+    def reads(self) -> dict[int, int]:
+        """Bytes read of each shard, by its number; also by what decides scales."""
+        weights = {i.weight for i in self.items}
+        weights |= {w for i in self.items if i.encoding for w in i.encoding.members}
+        found: dict[int, int] = {}
+        for part in {leaf for w in weights for p in w.parts for leaf in _leaves(p)}:
+            if part.shard >= 0:
+                found[part.shard] = found.get(part.shard, 0) + part.end - part.begin
+        return dict(sorted(found.items()))
+
+    @cached_property
     def spool(self) -> int:
         """Bytes of parts that wait until all codes are written."""
         return sum(i.nbytes for i in self.items if i.part)
@@ -96,6 +108,7 @@ class Task:
         return {
             "file": self.file,
             "size": self.size,
+            "reads": self.reads,
             "header": self.header.decode("utf-8", "surrogateescape")[8:].rstrip(" "),
             "data_start": len(self.header),
             "tensors": [
@@ -119,12 +132,13 @@ class Task:
 class Needs(NamedTuple):
     """What a plan asks of memory: ``tile`` bytes at least; a worker's ``scratch`` of elements to
     encode (two float32 each and a code), and ``grids`` bytes of numbers for each of their blocks;
-    and ``items`` tensors to know of."""
+    ``items`` tensors to know of; and what ``downloads`` take, bytes."""
 
     tile: int = 0
     scratch: int = 0
     grids: int = 0
     items: int = 0
+    downloads: int = 0
 
 
 NO_NEEDS = Needs()
@@ -160,6 +174,8 @@ class Plan:
     notes: tuple[str, ...] = ()  # what else a user wants to hear
     copied: tuple[str, ...] = ()  # weights whose parts need no encoding, being what is asked for
     needs: Needs = NO_NEEDS
+    origin: Mapping[str, str] = field(default_factory=dict)  # a repository and its commit
+    asked: str = ""  # the branch, say, that the commit was found by; another one is as good
 
     @property
     def bytes_in(self) -> int:
@@ -190,6 +206,7 @@ class Plan:
             "plan_format": FORMAT,
             "fp8convert": VERSION,
             "command": self.command,
+            **({"origin": dict(self.origin)} if self.origin else {}),
             "options": json.loads(json.dumps(asdict(self.options))),  # tuples are lists
             "scheme": self.scheme,
             "source": {
@@ -220,6 +237,14 @@ class Plan:
             "not_copied": list(self.not_copied),
             "tasks": [t.to_dict() for t in self.tasks],
         }
+
+
+def _leaves(part: Stored) -> Iterator[Stored]:
+    """The stored tensors, or slices of them, that a part is made of."""
+    if not part.pieces:
+        yield part
+    for piece in part.pieces:
+        yield from _leaves(piece)
 
 
 def _stored(part: Stored) -> dict[str, Any]:

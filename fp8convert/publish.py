@@ -3,88 +3,93 @@
 ``DST`` is built in ``.DST.fp8convert/``: ``out/`` becomes DST by one rename, ``job.json`` says
 which plan and source it is, ``journal/`` has a record for every finished file, ``lock`` keeps a
 second run out. Every file is written under a unique temporary name, checked, fsynced, renamed, and
-its folder fsynced, before anything refers to it. Files may lie in folders of ``out/``, one deep
-(``folder/name``). See docs/crash-safety.md.
+its folder fsynced, before anything refers to it: see :mod:`.staged`. Files may lie in folders of
+``out/``, one deep (``folder/name``). See docs/crash-safety.md.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import hashlib
 import json
 import os
-import stat
-import uuid
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
-from . import durable
-from .calls import discard, let_go
 from .durable import make_folder, remove, sync_folder
-from .errors import TargetError, listed, shown
-from .fence import Fence, is_link
-from .folder import check_name
-from .journal import Record, record_name
-from .plan import Plan, Task
+from .errors import ResumableError, TargetError, shown
+from .journal import record_name
+from .lock import TEMPORARY, check_own, locked
 from .seal import sealed
+from .staged import StagedFiles
 from .target import MANIFEST, check_files, differences, field, finished, read_json
 
 JOB = "job.json"
-TEMPORARY = ".tmp"
-REMOVED = (".nfs", ".fuse_hidden")  # what is removed while it is open, on such filesystems
+ASKED = "asked"  # in the job: see Plan
+RUN = "run"  # in the job: the run that was the last to begin
 
 
-class Staging:
+class Staging(StagedFiles):
     """The folder beside the target, locked. Use :func:`opened`."""
 
-    def __init__(self, target: Path, plan: Plan) -> None:
-        self.target, self.plan = target, plan
-        self.state = target.parent / f".{target.name}.fp8convert"
-        self.fence = Fence(self.state, target)
-        self._names = _folders(plan)
-
-    @property
-    def out(self) -> Path:
-        """What becomes the target."""
-        return self.fence.way / "out"
-
-    @property
-    def journal(self) -> Path:
-        """Where the records are."""
-        return self.fence.way / "journal"
-
-    @property
-    def folders(self) -> list[Path]:
-        """Those in ``out``."""
-        return [self.out / name for name in self._names]
+    def left(self) -> str | None:
+        """Where unfinished work is, if there is any."""
+        return str(self.state) if self.state.exists() else None
 
     def finished(self, source: dict[str, Any]) -> dict[str, Any] | None:
         """The manifest if the target is already there; see :func:`target.finished`."""
         return finished(self.target, self.plan.identity, source)
 
-    def begin(self, fingerprint: dict[str, Any]) -> None:
-        """Start, or go on with the same plan and an unchanged source; otherwise refuse."""
-        job = {"identity": self.plan.identity, "source": fingerprint}
-        before = self.fence.take_over(lambda: self._unfinished(job))
+    def begin(self, fingerprint: dict[str, Any]) -> str:
+        """Start, or go on with the same plan and an unchanged source; otherwise refuse.
+
+        Returns the name of this run, which the job is from now on to be found under.
+        """
+        job: dict[str, Any] = {"identity": self.plan.identity, "source": fingerprint}
+        before, run = self.fence.take_over(lambda: self._unfinished(job))
+        job[RUN] = run
+        if self.plan.asked:
+            job[ASKED] = self.plan.asked
         for left in [n for n in os.listdir(self.fence.way) if n.endswith(TEMPORARY)]:
             remove(self.fence.way / left)
         if before is None:  # killed before the job was durable: nothing refers to what is there
             for folder in (self.journal, self.out):
                 self._remove_aside(folder)
                 folder.mkdir()
-            self._make_folders()
-            self._put(self.fence.way / JOB, job)
-            return
+        else:
+            self._keep_what_is_recorded()
+        self._make_folders()
+        self._put(self.fence.way / JOB, job)  # last: there may be no room before the sweep
+        return run
+
+    def _keep_what_is_recorded(self) -> None:
         for folder in (self.journal, self.out):  # gone if the target was made and moved away
             if folder.is_symlink() or not folder.is_dir():
                 self._remove_aside(folder)
             folder.mkdir(exist_ok=True)
         self._sweep()
-        self._make_folders()
+
+    @contextlib.contextmanager
+    def joined(self, fingerprint: dict[str, Any], run: str) -> Iterator[None]:
+        """Work on the run of that name, begun elsewhere, with others; refuses any but that one."""
+        job = {"identity": self.plan.identity, "source": fingerprint}
+        check_own(self.state)
+        with locked(self.state, self.target, shared=True):
+            self.fence.join(run, lambda: self._same_run(job, run))
+            try:
+                yield
+            finally:
+                self.fence.let_go()
+
+    def _same_run(self, job: dict[str, Any], run: str) -> None:
+        before = self._unfinished(job)
+        found = before.get(RUN) if isinstance(before, dict) else None
+        if found != run:
+            raise TargetError(
+                f"{shown(self.state)} is not of the run that was planned: expected {shown(run)} "
+                f"in its {JOB}, found {shown(found)}: plan again"
+            )
 
     def _unfinished(self, job: dict[str, Any]) -> Any:
         """The job that was begun here, or None; refuses any but this one."""
@@ -131,43 +136,27 @@ class Staging:
                 folder.mkdir(exist_ok=True)
                 sync_folder(self.out)
 
-    def temporary(self, folder: Path, name: str) -> Path:
-        """A name in ``folder`` that no other run, past or present, uses."""
-        return folder / f"{name}.{uuid.uuid4().hex}{TEMPORARY}"
-
-    def install(self, temporary: Path, final: Path) -> None:
-        """Give a durable temporary file its final name, durably."""
-        os.replace(temporary, final)
-        sync_folder(final.parent)
-
-    def put_bytes(self, name: str, data: bytes) -> dict[str, Any]:
-        """Write a small file of the target whole; its manifest entry."""
-        self._write(self.out / name, data)
-        return {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-    def record(self, record: Record) -> None:
-        """Journal a finished file."""
-        self._put(self.journal / record_name(record.file), record._asdict())
-
-    def recorded(self, task: Task) -> Record | None:
-        """The journal's record of ``task``, if there is a sound one and a file of that size."""
-        record = Record.from_dict(read_json(self.journal / record_name(task.file)), task)
-        with contextlib.suppress(OSError):
-            found = (self.out / task.file).lstat()  # a link is no file of ours
-            if record and stat.S_ISREG(found.st_mode) and found.st_size == task.size:
-                return record
-        return None
-
     def commit(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Write the manifest, last, and make the whole target appear under its name.
 
         The manifest as it is there, with its sum.
         """
+        found = self.complete(manifest)
+        self.appear(found)
+        return found
+
+    def complete(self, manifest: dict[str, Any], apart: Container[str] = ()) -> dict[str, Any]:
+        """Write the manifest, last, and see that all its files are there but those ``apart``."""
         for folder in self.folders:  # where something was swept and nothing written since
             sync_folder(folder)
         data = sealed(manifest)
         self._write(self.out / MANIFEST, data)
-        check_files(self.out, manifest, others=False)
+        check_files(self.out, manifest, others=False, apart=apart)
+        found: dict[str, Any] = json.loads(data)
+        return found
+
+    def appear(self, manifest: dict[str, Any]) -> None:
+        """Make what is complete the target."""
         try:
             os.rename(self.out, self.target)  # replaces an empty folder, fails on any other
         except OSError as e:
@@ -176,8 +165,6 @@ class Staging:
             self._come_to_exist(manifest, e)
         sync_folder(self.target.parent)
         self.clear()
-        found: dict[str, Any] = json.loads(data)
-        return found
 
     def _come_to_exist(self, manifest: dict[str, Any], error: OSError) -> None:
         """Refuse a target that is in the way, unless it is what was to go there: another run,
@@ -216,80 +203,22 @@ class Staging:
             with contextlib.suppress(TargetError, OSError), opened(self):
                 self.supersede(source)
 
-    def _put(self, path: Path, value: Any) -> None:
-        self._write(path, (json.dumps(value, indent=1) + "\n").encode())
+    def overtaken(self) -> ResumableError | None:
+        """What to end with if another run has taken over; None if none has."""
+        return self.fence.overtaken() if self.fence.is_overtaken() else None
 
-    def _write(self, path: Path, data: bytes) -> None:
-        temporary = self.temporary(path.parent, path.name)
-        try:  # begun before the file is: a signal may end this between its making and the next step
-            fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-            durable.write(fd, data, path.name)
-            self.install(temporary, path)
-        except BaseException:
-            discard(temporary)
-            raise
+    def opened(self) -> contextlib.AbstractContextManager[None]:
+        """See :func:`opened`."""
+        return opened(self)
 
 
 @contextlib.contextmanager
 def opened(staging: Staging) -> Iterator[None]:
     """Create and lock the state folder; a second run on the same target is refused."""
-    _check_own(staging.state)
+    check_own(staging.state)
     make_folder(staging.state)
-    lock = staging.state / "lock"
-    finished = TargetError(f"another run has just finished {shown(staging.target)}; run again")
-    try:
-        fd = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    except FileNotFoundError:  # it has removed the folder
-        raise finished from None
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TargetError(f"another run is writing {shown(staging.target)}") from None
-        except OSError:  # a filesystem without locks: unique names keep the bytes right
-            pass
-        if not _same_file(lock, fd):
-            raise finished
+    with locked(staging.state, staging.target):
         try:
             yield
         finally:
             staging.fence.let_go()
-    finally:
-        let_go(fd)
-
-
-def _check_own(state: Path) -> None:
-    """Refuse what has the state folder's name and was not made by a run: it would be emptied."""
-    if not os.path.lexists(state):
-        return
-    if state.is_symlink() or not state.is_dir():
-        raise TargetError(f"{shown(state)} is where unfinished work goes, and no folder: move it")
-    if odd := [name for name in sorted(os.listdir(state)) if not _is_own(name)]:
-        raise TargetError(
-            f"{shown(state)} is where unfinished work goes, and holds {listed(odd)}, "
-            "which no run has made: move it"
-        )
-
-
-def _is_own(name: str) -> bool:
-    made = name in ("lock", JOB, "journal", "out") or name.endswith(TEMPORARY) or is_link(name)
-    return made or name.startswith(REMOVED)
-
-
-def _same_file(path: Path, fd: int) -> bool:
-    """Whether ``path`` is still the file that was opened."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(fd))
-    except FileNotFoundError:
-        return False
-
-
-def _folders(plan: Plan) -> list[str]:
-    """The folders of a plan's files; refuses names that are deeper, odd, or not different."""
-    names = [MANIFEST, *(t.file for t in plan.tasks), *plan.texts, *(c.file for c in plan.copies)]
-    for name in names:
-        check_name(name, "file of the target")
-    folders = list(dict.fromkeys(name.split("/")[0] for name in names if "/" in name))
-    if doubled := [name for name, n in Counter([*names, *folders]).items() if n > 1]:
-        raise TargetError(f"{listed(doubled)}: expected one file, or one folder, of that name")
-    return folders

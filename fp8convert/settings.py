@@ -10,6 +10,7 @@ from typing import NamedTuple
 from .errors import UsageError, shown
 from .fileio import MODES
 from .header import ALIGN as PAGE
+from .origin import Scratch
 from .plan import MOST_FILES, NO_NEEDS, Needs
 from .tile import MIN_TILE, READ_SLACK
 
@@ -17,14 +18,17 @@ BASE_MEMORY = 224 << 20  # the interpreter with NumPy, numba and a plan of USUAL
 USUAL_ITEMS, ITEM_MEMORY = 60_000, 1536
 DEFAULT_MEMORY = 512 << 20
 MAX_TILE = 8 << 20
+SCRATCH = Scratch()
 
 
 class Progress(NamedTuple):
-    """How far a run is: output bytes written, of how many; source bytes read."""
+    """How far a run is: output bytes written, of how many; source bytes read; bytes that have
+    arrived over a network, to be read."""
 
     written: int
     total: int
     read: int
+    arrived: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Settings:
     io: str = "auto"
     progress: Callable[[Progress], None] | None = None
     needs: Needs = NO_NEEDS  # the plan's: see :meth:`fitted`
+    scratch: Scratch = SCRATCH  # for what is downloaded
 
     def __post_init__(self) -> None:
         if self.workers < 0:
@@ -52,7 +57,7 @@ class Settings:
     @property
     def threads(self) -> int:
         """Worker threads."""
-        return self.workers or _usual(self.needs)
+        return self.workers or usual(self.needs)
 
     @property
     def files(self) -> int:
@@ -76,14 +81,15 @@ class Settings:
         UsageError if not even one does.
         """
         one = replace(self, workers=1, needs=needs)
-        wished = self.workers or _usual(needs)
+        wished = self.workers or usual(needs)
         fit = (self.memory - one._base) // one._buffers(one._least)
         return replace(one, workers=max(min(wished, fit), 1))
 
     @property
     def _base(self) -> int:
-        """Bytes without the workers': large plans take more than the usual."""
-        return BASE_MEMORY + max(self.needs.items - USUAL_ITEMS, 0) * ITEM_MEMORY
+        """Bytes without the workers': large plans take more than the usual, and so do downloads."""
+        items = max(self.needs.items - USUAL_ITEMS, 0) * ITEM_MEMORY
+        return BASE_MEMORY + items + self.needs.downloads
 
     @property
     def _least(self) -> int:
@@ -94,12 +100,12 @@ class Settings:
         return 2 * tile + READ_SLACK + 2 * PAGE + 9 * self.needs.scratch + self.needs.grids
 
 
-def _usual(needs: Needs) -> int:
-    """Threads that keep a disk's queue and every core busy.
+def usual(needs: Needs, cores: int | None = None) -> int:
+    """Threads that keep a disk's queue and every core busy: of so many, or of the machine.
 
     Most of those that decode wait, for the disk or for their turn to hash: on two cores 16 took 0.8
     to 0.9 of the time that 8 took. Those that encode compute: there 16 took 1.0 to 1.5 times as
     long as 4, contending for the interpreter and for memory.
     """
     waiting = 0 if needs.scratch else 12
-    return min(2 * (os.cpu_count() or 1) + waiting, 32)
+    return min(2 * (cores or os.cpu_count() or 1) + waiting, 32)

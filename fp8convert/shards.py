@@ -1,33 +1,23 @@
-"""The safetensors files of a checkpoint folder: what their headers say."""
+"""The safetensors files of a checkpoint: what their headers say."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 from . import header, strictjson
-from .calls import let_go, read_all
 from .codecs.base import Stored
 from .errors import FormatError, shown
-from .folder import Folder
+from .lanes import mapped
+from .origin import Origin, Shard
 from .strictjson import brief
 
 MAX_JSON = 100_000_000
 APART = "fp8convert.apart"  # in the metadata of ranks that cannot be put together
 
 
-class Shard(NamedTuple):
-    """One safetensors file as it was when its header was read."""
-
-    name: str
-    size: int
-    mtime_ns: int
-    header_sha256: str
-    apart: bool = False  # a rank's, with scales of its own: see APART
-
-
-def read_json(folder: Folder, name: str, why: str) -> dict[str, Any]:
+def read_json(folder: Origin, name: str, why: str) -> dict[str, Any]:
     return as_object(strictjson.loads(folder.read(name, MAX_JSON, why), name), name)
 
 
@@ -37,12 +27,11 @@ def as_object(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
-def read_shards(folder: Folder, files: list[str]) -> tuple[list[Shard], list[dict[str, Stored]]]:
+def read_shards(folder: Origin, files: list[str]) -> tuple[list[Shard], list[dict[str, Stored]]]:
     """Every shard, and its tensors by name."""
     shards: list[Shard] = []
     by_file: list[dict[str, Stored]] = []
-    for number, file in enumerate(files):
-        shard, parsed = _read_header(folder, file)
+    for number, (shard, parsed) in enumerate(_read_headers(folder, files)):
         by_file.append(
             {
                 e.name: Stored(e.name, e.dtype, e.shape, number, e.begin, e.end)
@@ -64,18 +53,21 @@ def merged(by_file: list[dict[str, Stored]], files: list[str]) -> dict[str, Stor
     return tensors
 
 
-def _read_header(folder: Folder, file: str) -> tuple[Shard, header.Header]:
-    fd = folder.open(file, "shard")
-    try:
-        state = os.fstat(fd)
-        prefix = read_all(fd, 64, 0, file)
-        length = header.header_length(prefix, state.st_size, shown(file))
-        raw = read_all(fd, length, 8, file)
-    finally:
-        let_go(fd)
+def _read_headers(folder: Origin, files: list[str]) -> Iterable[tuple[Shard, header.Header]]:
+    """In order; several at once where each has to be waited for."""
+    if folder.lanes == 1:
+        return (_read_header(folder, file) for file in files)
+    return mapped(lambda file: _read_header(folder, file), files, folder.lanes)
+
+
+def _read_header(folder: Origin, file: str) -> tuple[Shard, header.Header]:
+    with folder.peek(file) as found:
+        prefix = found.read(64, 0)
+        length = header.header_length(prefix, found.size, shown(file))
+        raw = found.read(length, 8)
     if len(raw) != length:
         raise FormatError(f"{shown(file)}: read {len(raw):,} of {length:,} header bytes")
-    parsed = header.parse(raw, state.st_size, shown(file))
+    parsed = header.parse(raw, found.size, shown(file))
     digest = hashlib.sha256(raw).hexdigest()
     apart = APART in parsed.metadata
-    return Shard(file, state.st_size, state.st_mtime_ns, digest, apart), parsed
+    return Shard(file, found.size, found.mtime_ns, digest, apart, found.etag), parsed

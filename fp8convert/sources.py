@@ -7,8 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from .catalogue import Catalogue
-from .fileio import SourceFile
+from .origin import Feed, Readable
 
 LIMIT = 48  # two descriptors each; macOS gives a process 256
 
@@ -16,14 +15,14 @@ LIMIT = 48  # two descriptors each; macOS gives a process 256
 class Sources:
     """Shards by number, shared by all tasks; those not in use are closed beyond ``LIMIT``."""
 
-    def __init__(self, catalogue: Catalogue, io: str) -> None:
-        self._catalogue, self.io = catalogue, io
-        self._open: OrderedDict[int, SourceFile] = OrderedDict()
+    def __init__(self, feed: Feed, io: str) -> None:
+        self.feed, self.io = feed, io
+        self._open: OrderedDict[int, Readable] = OrderedDict()
         self._users: dict[int, int] = {}
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def borrowed(self, shard: int) -> Iterator[SourceFile]:
+    def borrowed(self, shard: int) -> Iterator[Readable]:
         """The shard, open and unchanged since it was planned."""
         with self._lock:
             file = self._open.get(shard) or self._opened(shard)
@@ -36,7 +35,7 @@ class Sources:
             with self._lock:
                 self._users[shard] -= 1
 
-    def _opened(self, shard: int) -> SourceFile:
+    def _opened(self, shard: int) -> Readable:
         idle = [n for n in self._open if not self._users.get(n)]
         for number in idle[: len(self._open) + 1 - LIMIT]:
             file = self._open.pop(number)
@@ -44,9 +43,17 @@ class Sources:
                 file.check_unchanged()
             finally:
                 file.close()
-        s = self._catalogue.shards[shard]
-        fd = self._catalogue.folder.open(s.name, "shard")
-        return SourceFile(fd, s.name, self.io, s.size, s.mtime_ns)
+        return self.feed.opened(shard, self.io)
+
+    def forget(self, shard: int) -> None:
+        """Close ``shard``, which nobody reads, and is about to go: open, it would keep its room."""
+        with self._lock:
+            file = self._open.pop(shard, None)
+        if file is not None:
+            try:
+                file.check_unchanged()
+            finally:
+                file.close()
 
     def check(self, shards: set[int]) -> None:
         """Raise FormatError if one of ``shards`` changed (a closed one was checked then)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ MAX_RECORD = 100_000_000  # bytes of a file that says what was done
 MAX_DIFFERENCES = 6
 
 
-def resolve_target(dst: str | os.PathLike[str], source: Path) -> Path:
-    """The real path of the target; refuses one that is the source, inside it, or around it."""
+def resolve_target(dst: str | os.PathLike[str], source: Path | None) -> Path:
+    """The real path of the target; refuses one that is the source, inside it, or around it.
+
+    ``source``: its real path, if it is on this disk.
+    """
     target = Path(os.path.realpath(dst))  # Path.resolve raises on a loop of links
-    if target == source or source in target.parents or target in source.parents:
+    if source and (target == source or source in target.parents or target in source.parents):
         raise TargetError(
             f"target {shown(target)} and source {shown(source)} must not contain each other"
         )
@@ -33,12 +37,12 @@ def resolve_target(dst: str | os.PathLike[str], source: Path) -> Path:
 
 
 def finished(
-    target: Path, identity: dict[str, Any], source: dict[str, Any]
+    target: Path, identity: dict[str, Any], source: dict[str, Any], apart: Container[str] = ()
 ) -> dict[str, Any] | None:
     """The manifest if the target is already there; refuses one of another plan or source.
 
     ``identity`` is the plan's; ``source`` has size and time of every shard, since equal headers do
-    not make equal weights.
+    not make equal weights. Files ``apart`` may be missing.
     """
     if not os.path.lexists(target):
         return None
@@ -47,12 +51,21 @@ def finished(
     if not any(target.iterdir()):
         return None
     manifest, damage = _read_manifest(target)
+    refuse_other(target, manifest, damage, identity, source)
+    check_files(target, manifest, others=True, apart=apart)
+    return manifest  # type: ignore[no-any-return]
+
+
+def refuse_other(
+    target: object, manifest: Any, damage: str, identity: dict[str, Any], source: dict[str, Any]
+) -> None:
+    """TargetError unless ``manifest`` says that ``target`` was made by this plan from this source;
+    ``damage`` ends the sentence if there is none."""
     before = field(manifest, "identity")
     notes = differences(before, identity) if before else []
     notes += differences(field(manifest, "source"), source) if before else []
     if before and not notes:
-        check_files(target, manifest, others=True)
-        return manifest  # type: ignore[no-any-return]
+        return
     note = ": it was made by another plan\n" + "\n".join(notes) if notes else damage
     raise TargetError(f"{shown(target)} exists and is not empty{note}")
 
@@ -95,13 +108,29 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def check_files(folder: Path, manifest: dict[str, Any], others: bool) -> None:
-    """Refuse a folder without the manifest's files, each of its size; ``others`` may be there."""
+def check_files(
+    folder: Path, manifest: dict[str, Any], others: bool, apart: Container[str] = ()
+) -> None:
+    """Refuse a folder without the manifest's files, each of its size; ``others`` may be there, and
+    those ``apart`` be missing."""
+    expected = listed_sizes(folder, manifest)
+    actual = _sizes(folder, {name.split("/")[0] for name in expected if "/" in name})
+    expected = {n: size for n, size in expected.items() if n in actual or n not in apart}
+    check_sizes(folder, expected, actual, others)
+
+
+def listed_sizes(folder: object, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Bytes by file, as the manifest of ``folder`` has them."""
     try:
-        expected = {str(f["name"]): f["size"] for f in manifest["files"]}
+        return {str(f["name"]): f["size"] for f in manifest["files"]}
     except (KeyError, TypeError):
         raise TargetError(f"{shown(folder)} has a {MANIFEST} without its list of files") from None
-    actual = _sizes(folder, {name.split("/")[0] for name in expected if "/" in name})
+
+
+def check_sizes(
+    folder: object, expected: dict[str, Any], actual: dict[str, int], others: bool
+) -> None:
+    """Refuse files that are not of the sizes expected; ``others`` may be there."""
     if others:
         actual = {name: size for name, size in actual.items() if name in expected}
     notes = differences(expected, actual)

@@ -7,21 +7,19 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from .calls import discard
 from .codecs.base import Findings
 from .coderun import CodeRun
 from .dtypes import DTYPES
 from .encoding.band import Bench, UnfitError
 from .errors import DataError, shown
 from .fetch import Fetched
-from .fileio import TargetFile
 from .header import ALIGN as PAGE
 from .journal import Record
 from .places import Places
 from .plan import Task
-from .publish import Staging
 from .schemes.weight import Weight
 from .sources import Sources
+from .stage import Stage
 from .tile import Chunk, Coding, Read, Tile
 
 if TYPE_CHECKING:
@@ -33,14 +31,12 @@ _NUMPY = {d.tag: d.numpy or "uint8" for d in DTYPES.values()}
 class TaskRun:
     """One task being written: its target file, the shards it reads, what its tiles met."""
 
-    def __init__(self, task: Task, shards: list[str], sources: Sources, staging: Staging) -> None:
-        self.task, self.shards, self.sources, self.staging = task, shards, sources, staging
-        self.temporary = staging.temporary(staging.out, task.file)
-        checksum = staging.plan.options.checksum == "sha256"
-        exact = getattr(staging.plan.options, "require_exact", False)
-        self.codes = CodeRun(task, staging.temporary(staging.out, f"{task.file}.spool"), exact)
+    def __init__(self, task: Task, shards: list[str], sources: Sources, stage: Stage) -> None:
+        self.task, self.shards, self.sources, self.stage = task, shards, sources, stage
+        exact = getattr(stage.plan.options, "require_exact", False)
+        self.codes = CodeRun(task, stage.spool(task), exact)
         try:
-            self.target = TargetFile(self.temporary, task.size, sources.io, checksum)
+            self.target = stage.create(task, sources.io)
         except BaseException:
             self.codes.close()
             raise
@@ -94,7 +90,7 @@ class TaskRun:
             raise DataError(f"{self.where(weight)}: {found.damage}")
         if not found.overflowed:
             return
-        if encoded or self.staging.plan.options.strict:
+        if encoded or self.stage.plan.options.strict:
             why = "cannot be encoded" if encoded else "refused by strict"
             raise DataError(
                 f"{self.where(weight)}: {found.overflowed:,} elements overflow {dtype} ({why})"
@@ -118,11 +114,11 @@ class TaskRun:
         digest = self.target.finish()
         self.codes.close()
         self.sources.check(self.read)
-        self.staging.install(self.temporary, self.staging.out / self.task.file)
+        self.target.install()
         overflowed = dict(sorted(self.overflowed.items()))
         errors = self.codes.errors
         record = Record(self.task.file, self.task.size, digest, overflowed, errors)
-        self.staging.record(record)
+        self.stage.record(record)
         return record
 
     def stop(self) -> None:
@@ -134,9 +130,7 @@ class TaskRun:
         """Let go of everything, whatever fails: the error that led here is told, and no other."""
         with contextlib.suppress(OSError):
             self.codes.close()
-        with contextlib.suppress(OSError):
-            self.target.close()
-        discard(self.temporary)
+        self.target.abandon()
 
 
 class _TileWork:

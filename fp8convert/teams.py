@@ -12,6 +12,7 @@ from itertools import groupby
 
 from .codecs.base import Grid, Rect, Stored
 from .header import ALIGN as PAGE
+from .origin import Wanted
 from .places import Places
 from .plan import MOST_TOGETHER, Item, Task
 from .tile import READ_SLACK, Shared, reads
@@ -31,6 +32,12 @@ def teams(tasks: Sequence[Task]) -> Iterator[list[Task]]:
         count = -(-len(members) // MOST_TOGETHER) if team >= 0 else len(members)
         for n in range(count):  # of nearly equal numbers
             yield members[n * len(members) // count : (n + 1) * len(members) // count]
+
+
+def wanted(tasks: Sequence[Task]) -> Iterator[Wanted]:
+    """What is written together, in order, and the shards it is made of."""
+    for team in teams(tasks):
+        yield Wanted(tuple(t.file for t in team), frozenset(s for t in team for s in t.reads))
 
 
 def sharing(tasks: Sequence[Task], limit: int) -> list[dict[str, Shared]]:

@@ -120,6 +120,12 @@ def marks(folder: Path) -> dict[str, tuple[Any, ...]]:
     return found
 
 
+def kept(state: Path) -> dict[str, tuple[Any, ...]]:
+    """The same of what a run that goes on leaves alone: of its state, all but the job, which from
+    then on names it."""
+    return {name: mark for name, mark in marks(state).items() if name != "job.json"}
+
+
 def state_of(target: Path) -> Path:
     """Where unfinished work on ``target`` lies."""
     return target.with_name(f".{target.name}.fp8convert")
@@ -188,13 +194,16 @@ class Ended(NamedTuple):
 class Forker:
     """Runs ``fp8convert`` in forked children, one at a time.
 
-    ``preload`` is a library that all of them have loaded. Commands given in ``warm`` are run once
-    before, so that children find their kernels compiled.
+    ``preload`` is a library that all of them have loaded, ``modules`` are imported. Commands given
+    in ``warm`` are run once before, so that children find their kernels compiled.
     """
 
-    def __init__(self, preload: Path | None = None, warm: Sequence[Sequence[object]] = ()) -> None:
+    def __init__(
+        self, preload: Path | None = None, warm: Sequence[Sequence[object]] = (),
+        modules: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash"],
+            [sys.executable, "-m", "tests.crash", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[1],
@@ -254,6 +263,8 @@ def _serve() -> None:
 
     from .faults import tampering  # noqa: F401
 
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     _warm_up(json.loads(sys.stdin.readline()))
     for line in sys.stdin:
         print(json.dumps(_one(**json.loads(line))), flush=True)

@@ -37,7 +37,7 @@ def test_files_are_begun_as_others_end_and_each_is_in_order(
     engine = Engine(job.catalogue, staging, Settings())
     at: dict[str, int] = {}
     order: list[str] = []
-    for ((run, tile),) in Jobs(job.plan.tasks, engine._begin, files, 1 << 18):
+    for ((run, tile),) in Jobs(job.plan.tasks, engine._begin, files, 1 << 18, engine.feed):
         assert tile.begin == at.get(run.task.file, 0)
         at[run.task.file] = tile.end
         order.append(run.task.file)

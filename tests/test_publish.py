@@ -22,7 +22,7 @@ from fp8convert.plan import Plan
 from fp8convert.publish import JOB, Staging, opened
 from fp8convert.target import MANIFEST
 
-from .crash import contents, marks
+from .crash import contents, kept, marks
 from .mini import CUT, SOURCE
 
 
@@ -50,6 +50,10 @@ def finish_task(staging: Staging, number: int, data: bytes | None = None) -> Rec
     return record
 
 
+def job_of(staging: Staging) -> Any:
+    return json.loads((staging.state / JOB).read_bytes())
+
+
 def again(staging: Staging) -> Staging:
     """Another process's view of the same target, same plan; the first one has ended."""
     staging.fence.let_go()
@@ -64,21 +68,25 @@ def changed(plan: Plan, **options: Any) -> Plan:
 
 
 def test_begin_makes_a_job(staging: Staging) -> None:
-    job = json.loads((staging.state / JOB).read_bytes())
-    assert job == json.loads(json.dumps({"identity": staging.plan.identity, "source": SOURCE}))
-    made = ["job.json", "journal", "lock", "out", staging.fence.way.name]
+    run = staging.fence.way.name
+    job = job_of(staging)
+    said = {"identity": staging.plan.identity, "source": SOURCE, "run": run}
+    assert job == json.loads(json.dumps(said))
+    made = ["job.json", "journal", "lock", "out", run]
     assert sorted(os.listdir(staging.state)) == made
     assert not staging.target.exists()
 
 
 def test_begin_again_keeps_what_is_journaled(staging: Staging) -> None:
     record = finish_task(staging, 1)
-    before = marks(staging.state)
+    before = kept(staging.state)
+    job = job_of(staging)
     other = again(staging)
-    other.begin(SOURCE)
+    run = other.begin(SOURCE)
     assert other.recorded(other.plan.tasks[1]) == record
     assert [other.recorded(other.plan.tasks[n]) for n in (0, 2)] == [None, None]
-    assert marks(staging.state) == before
+    assert kept(staging.state) == before
+    assert job_of(staging) == job | {"run": run}
 
 
 @pytest.mark.parametrize(

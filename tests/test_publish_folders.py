@@ -25,7 +25,7 @@ from fp8convert.publish import JOB, Staging, opened
 from fp8convert.seal import sealed
 from fp8convert.target import MANIFEST
 
-from .crash import CHANGES, FailAt, Forker, contents, marks, nothing, real, state_of, trace
+from .crash import CHANGES, FailAt, Forker, contents, kept, marks, nothing, real, state_of, trace
 from .mini import CUT, SOURCE
 from .nested import FILES, ODD, RANKS, SAME, nest, nested, tree
 from .privileges import bound_by_modes
@@ -242,11 +242,11 @@ def test_begin_makes_the_folders(staging: Staging) -> None:
 
 def test_begin_again_keeps_what_is_journaled(staging: Staging) -> None:
     records = [finish_task(staging, n) for n in (1, 2)]
-    before = marks(staging.state)
+    before = kept(staging.state)
     other = again(staging)
     other.begin(SOURCE)
     assert [other.recorded(t) for t in other.plan.tasks] == [None, *records]
-    assert marks(staging.state) == before
+    assert kept(staging.state) == before
 
 
 def test_a_record_is_of_its_own_folder(staging: Staging) -> None:
@@ -624,7 +624,7 @@ def unfinished(src: Path, dst: Path) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert.Staging, "put_bytes", fail)
+        patch.setattr(Staging, "put_bytes", fail)
         with pytest.raises(ResumableError, match="No space left"):
             run(src, dst)
     out = state_of(dst) / "out"

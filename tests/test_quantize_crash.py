@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 import pytest
 
 import fp8convert
-from fp8convert import convert
 from fp8convert.coderun import CodeRun
+from fp8convert.convert import Manifest
 from fp8convert.errors import (
     DataError,
     ResumableError,
 )
 from fp8convert.header import ALIGN as PAGE
+from fp8convert.publish import Staging
 from fp8convert.settings import Settings
 
 from .crash import CHANGES, Forker, contents, nothing, temporaries, trace
@@ -64,7 +65,7 @@ class Run(NamedTuple):
         words = [w for key, value in self.options.items() for w in (flags[key], value)]
         return ["quantize", src, dst, "--scheme", self.scheme, "--workers", 1, *words, *more]
 
-    def __call__(self, src: Path, dst: Path, **more: Any) -> convert.Manifest:
+    def __call__(self, src: Path, dst: Path, **more: Any) -> Manifest:
         settings = {"workers": 1, **more}
         return fp8convert.quantize(src, dst, self.scheme, **self.options, **settings)
 
@@ -296,7 +297,7 @@ def unfinished(src: Path, dst: Path) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert.Staging, "put_bytes", fail)
+        patch.setattr(Staging, "put_bytes", fail)
         with pytest.raises(ResumableError, match="No space left"):
             GROUPS(src, dst)
     return dst.with_name(f".{dst.name}.fp8convert") / "journal"

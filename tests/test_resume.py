@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fp8convert import convert, engine, fileio, options, plan, taskrun
+from fp8convert import convert, engine, fileio, options, plan, staged, taskrun
 from fp8convert.convert import to_bf16
 from fp8convert.errors import Fp8ConvertError, ResumableError, TargetError
 from fp8convert.fileio import TargetFile
+from fp8convert.publish import Staging
 
 from .crash import (
     CHANGES,
@@ -154,7 +155,7 @@ def test_interrupted_while_checking_what_is_there(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "hash_file", stop)
+        patch.setattr(staged, "hash_file", stop)
         with pytest.raises(ResumableError, match="interrupted"):
             run(mini, fast_path / "dst")
     run(mini, fast_path / "dst")
@@ -171,7 +172,7 @@ def unfinished(src: Path, dst: Path, **options: Any) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convert.Staging, "put_bytes", fail)
+        patch.setattr(Staging, "put_bytes", fail)
         with pytest.raises(ResumableError, match="No space left"):
             run(src, dst, **options)
     state = state_of(dst)

@@ -11,6 +11,7 @@ import fp8convert
 from fp8convert import sources
 from fp8convert.catalogue import Catalogue, open_catalogue
 from fp8convert.errors import FormatError
+from fp8convert.origin import Direct
 from fp8convert.sources import Sources
 
 from .checkpoints import pair, write
@@ -48,7 +49,7 @@ def test_a_shard_in_use_is_not_closed(
     catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "LIMIT", 1)
-    pool = Sources(catalogue, "auto")
+    pool = Sources(Direct(catalogue.folder, catalogue.shards), "auto")
     with pool.borrowed(0) as first, pool.borrowed(1) as second, pool.borrowed(2):
         assert first.fd >= 0
         assert second.fd >= 0
@@ -61,7 +62,7 @@ def test_a_change_is_found_at_the_latest_when_a_shard_is_closed(
     catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "LIMIT", 1)
-    pool = Sources(catalogue, "auto")
+    pool = Sources(Direct(catalogue.folder, catalogue.shards), "auto")
     with pool.borrowed(0):
         pass
     os.utime(catalogue.folder.root / catalogue.shards[0].name, (1, 1))
@@ -73,7 +74,7 @@ def test_a_change_is_found_at_the_latest_when_a_shard_is_closed(
 
 
 def test_closing_closes_everything(catalogue: Catalogue) -> None:
-    pool = Sources(catalogue, "auto")
+    pool = Sources(Direct(catalogue.folder, catalogue.shards), "auto")
     with pool.borrowed(0) as file:
         pass
     with pool.borrowed(0) as again:

@@ -17,6 +17,7 @@ from fp8convert.codecs.gptq import Gptq
 from fp8convert.errors import DataError, FormatError, ResumableError
 from fp8convert.header import ALIGN as PAGE
 from fp8convert.jobs import Jobs
+from fp8convert.origin import Direct
 from fp8convert.pieces import sources as sources_of
 from fp8convert.places import Places
 from fp8convert.plan import Item, Task
@@ -375,6 +376,9 @@ class Silent:
         self.task = task
 
 
+HERE = Direct(None, ())  # type: ignore[arg-type]  # everything is there
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_jobs_keep_the_order_of_each_file(seed: int, source: Source) -> None:
     """Whatever the order of items, also where it differs from file to file; nothing is left out."""
@@ -389,7 +393,7 @@ def test_jobs_keep_the_order_of_each_file(seed: int, source: Source) -> None:
     tasks = ranks.tasks()
     at: dict[str, int] = {}
     alone = 0
-    for job in Jobs(tasks, Silent, rng.randint(1, 4), limit):  # type: ignore[arg-type]
+    for job in Jobs(tasks, Silent, rng.randint(1, 4), limit, HERE):  # type: ignore[arg-type]
         assert len({run.task.file for run, _ in job}) == len(job)
         assert len({tile.band for _, tile in job}) == 1
         alone += len(job) == 1 and job[0][1].band is not None

@@ -12,6 +12,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -122,7 +123,7 @@ def _config(ranks: Sequence[Catalogue], other: dict[str, Any] | None) -> dict[st
 
 def _root(ranks: Sequence[Catalogue]) -> object:
     """The folder that was given."""
-    at = ranks[0].folder.root
+    at = Path(ranks[0].folder.place)
     return at if ranks[0].declared.ranks else at.parent
 
 

@@ -94,7 +94,7 @@ def _whole(path: str | os.PathLike[str], names_of: str | None) -> Side:
     places = {t.name: _place(t, found, inside) for t in found.tensors.values()}
     reading = schemes.detect(found.declared, found.tensors).read(found.tensors, found.shard_names)
     return Side(
-        str(found.folder.root), found.declared, _held(reading, places), _beside(reading, places),
+        found.folder.place, found.declared, _held(reading, places), _beside(reading, places),
         reading.problems, bare=found.declared.ranks > 0,
     )  # fmt: skip
 

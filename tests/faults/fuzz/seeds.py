@@ -162,6 +162,10 @@ def _states() -> Iterator[tuple[str, bytes]]:
                   "errors": errors}  # fmt: skip
         yield f"journal-{scheme}", f"journal\n{json.dumps(record)}".encode()
     yield "job", b'job\n{"identity":"@identity","source":"@source"}'
+    for name, number in (("run", "41"), ("far", "9" * 999)):
+        run = f"run.{number}.0123456789abcdef0123456789abcdef"
+        said = f'{{"identity":"@identity","source":"@source","run":"{run}"}}'
+        yield f"job-{name}", f"job\n{said}".encode()
     sha = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5"
     files = [{"name": n, "size": 5, "sha256": sha} for n in ("a.safetensors", "sub/b.safetensors")]
     made = {"tool": "fp8convert", "plan": "@plan", "files": files, "identity": "@identity",

@@ -112,8 +112,9 @@ def begun(said: bytes) -> None:
     before = (staging.state / JOB).read_bytes()
     (staging.state / JOB).write_bytes(_true(said, made))
     try:
-        staging.begin(made.catalogue.fingerprint)
+        run = staging.begin(made.catalogue.fingerprint)
         found = readable((staging.state / JOB).read_text())
+        assert found["run"] == run == staging.fence.way.name, "another run's"
         assert found["identity"] == made.plan.identity, "another plan's"
         assert found["source"] == made.catalogue.fingerprint, "another source's"
     finally:

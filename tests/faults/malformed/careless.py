@@ -16,7 +16,7 @@ def careless(how: str) -> None:
     """A tampering: a broken tool, that the tests must find out."""
     from fp8convert import convert, folder, header, listing
 
-    opened = convert.open_catalogue
+    opened = convert.catalogue_of
     resolved = lambda self, name, why: Path(os.path.realpath(self.root / name))  # noqa: E731
     broken: dict[str, tuple[object, str, object]] = {
         "follows links": (folder.Folder, "_resolved", resolved),
@@ -24,7 +24,7 @@ def careless(how: str) -> None:
         "believes indexes": (listing.Listing, "check", lambda *args: []),
         "says names raw": (header, "shown", lambda text: f"'{text}'"),
         "leaves a folder": (
-            convert, "open_catalogue", lambda src: (_made(Path(sys.argv[3])), opened(src))[1]
+            convert, "catalogue_of", lambda at: (_made(Path(sys.argv[3])), opened(at))[1]
         ),
     }  # fmt: skip
     setattr(*broken[how])

@@ -1,0 +1,1 @@
+"""The Hugging Face hub: checkpoints read from it, targets uploaded to it."""

@@ -1,0 +1,1 @@
+"""Object stores, through fsspec: checkpoints read from them, targets written to them."""

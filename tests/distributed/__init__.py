@@ -1,0 +1,1 @@
+"""Many machines: plan, run-task, finalize."""

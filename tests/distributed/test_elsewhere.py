@@ -1,0 +1,79 @@
+"""Sources and targets that are no folders: the hub, object stores; plan.json says where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fp8convert.convert import prepare, to_bf16
+from fp8convert.distributed import finalize, numbers, read_plan, run_tasks, write_plan
+from fp8convert.errors import TargetError
+from fp8convert.options import ToBf16
+from fp8convert.settings import Settings
+
+from ..crash import contents
+from ..hub import Hub
+from ..hub.conftest import hub
+
+__all__ = ["hub"]
+
+OPTIONS = ToBf16(max_shard_size=500)
+ONE = Settings(workers=1)
+
+
+@pytest.fixture
+def expected(mini: Path, tmp_path: Path) -> dict[str, bytes]:
+    """What a local run makes of the same files, weights only."""
+    to_bf16(mini, tmp_path / "expected", max_shard_size=500, workers=1)
+    return weights(contents(tmp_path / "expected"))
+
+
+def weights(files: dict[str, bytes]) -> dict[str, bytes]:
+    """All that does not tell where the source was."""
+    return {name: data for name, data in files.items() if name != "manifest.json"}
+
+
+def test_a_repository_is_pinned(
+    hub: Hub, mini: Path, tmp_path: Path, expected: dict[str, bytes]
+) -> None:
+    """Workers read the commit that was planned, wherever the branch has gone since."""
+    commit = hub.add("org/mini", mini)
+    path = tmp_path / "plan.json"
+    file = write_plan(prepare("hf://org/mini", tmp_path / "dst", OPTIONS), path)
+    assert file.source == f"hf://org/mini@{commit}"
+    assert "hf_" not in path.read_text()
+    assert hub.put("org/mini", {"config.json": b"{}"}) != commit
+    count = len(file.tasks)
+    for index in range(2):
+        run_tasks(path, numbers(count, index, 2), ONE)
+    manifest = finalize(path)
+    assert weights(contents(tmp_path / "dst")) == expected
+    assert manifest.data["identity"]["origin"] == {"hub": "org/mini", "commit": commit}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dst", "expected", "hub", "plan.json"]
+
+
+def test_a_place_in_an_object_store(mini: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    """State and files are objects; a worker that sees other ones is refused."""
+    import fsspec
+
+    store, path = fsspec.filesystem("memory"), tmp_path / "plan.json"
+    target = f"memory://{tmp_path.name}/dst"
+    file = write_plan(prepare(mini, target, OPTIONS), path)
+    assert file.target == target
+    assert read_plan(path) == file
+    run_tasks(path, [0, 3], ONE)
+    with pytest.raises(TargetError, match="3 of 5 tasks are not done"):
+        finalize(path)
+    run_tasks(path, [1, 2, 4], ONE)
+    kept = {name: store.store[name] for name in list(store.store) if tmp_path.name in name}
+    for name in kept:
+        del store.store[name]
+    for call in (lambda: run_tasks(path, [0], ONE), lambda: finalize(path)):
+        with pytest.raises(TargetError, match="not to be seen from this machine"):
+            call()
+    store.store.update(kept)
+    finalize(path)
+    found = {Path(n).name: store.cat_file(n) for n in store.find(f"/{tmp_path.name}/dst")}
+    assert weights(found) == expected
+    assert finalize(path).already_done

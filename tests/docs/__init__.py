@@ -1,0 +1,1 @@
+"""The pages of docs/ whose commands are run as they stand."""

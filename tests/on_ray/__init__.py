@@ -1,0 +1,1 @@
+"""The executor ``ray``, on a cluster of two nodes in this machine."""

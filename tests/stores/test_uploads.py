@@ -1,0 +1,350 @@
+"""Objects written in order: in parts, not there before they are committed, and not left behind."""
+
+from __future__ import annotations
+
+import io
+import random
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fp8convert.convert import execute, prepare
+from fp8convert.errors import Fp8ConvertError, ResumableError, TargetError
+from fp8convert.fileio import Turns
+from fp8convert.settings import Settings
+from fp8convert.stores import uploads
+from fp8convert.stores.address import ObjectPath
+from fp8convert.stores.blocks import LANES, Block, Lanes
+from fp8convert.stores.output import ObjectOutput
+from fp8convert.stores.store import Store
+from fp8convert.stores.uploads import KINDS, MOST_PARTS, PART, Parts, Streamed, part_size
+
+from ..mini import CONFIG, write_shards
+from .emulator import Answer, Emulator, Place, Request
+
+MIB = 1 << 20
+WAYS = ("s3", "memory", "streamed")  # by fsspec's own files too, which Google's are
+
+
+def begun(way: str, size: int, lanes: Lanes | None = None) -> tuple[Place, Any]:
+    """An upload of ``x/y`` of so many bytes, and where it goes."""
+    place = Place("memory" if way == "memory" else "s3")
+    store = Store(ObjectPath.of(place.at("x")), TargetError)
+    made = Streamed if way == "streamed" else KINDS[way]
+    return place, made(store, "y", size, lanes or Lanes())
+
+
+def fed(upload: Any, data: bytes, step: int) -> None:
+    """Write it, from one buffer that is used again and again, as the engine's are."""
+    buffer = memoryview(bytearray(step))
+    for begin in range(0, len(data), step):
+        part = data[begin : begin + step]
+        buffer[: len(part)] = part
+        upload.write(buffer[: len(part)])
+        buffer[:] = bytes(step)
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
+    """As small as S3 takes them."""
+    monkeypatch.setattr(uploads, "PART", 5 * MIB)
+    return 5 * MIB
+
+
+# --- What is committed is there, and nothing before
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("size", [8, 5 * MIB - 1, 5 * MIB, 13 * MIB + 5])
+def test_bytes(s3: Emulator, small_parts: int, way: str, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    place, upload = begun(way, size)
+    fed(upload, data, 1_900_000)
+    assert place.files("x") == {}
+    upload.finish()
+    assert place.files("x") == {}
+    upload.commit()
+    assert place.files("x") == {"y": data}
+    if way != "memory":
+        assert place.uploads() == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("written", [0, 100, 6 * MIB, 11 * MIB])
+@pytest.mark.parametrize("finished", [False, True], ids=["midway", "finished"])
+def test_discarded(s3: Emulator, small_parts: int, way: str, written: int, finished: bool) -> None:
+    """Nothing of it is left, whether parts were sent or not; what was there before stays."""
+    place, upload = begun(way, 20 * MIB)
+    place.put("x/y", b"earlier")
+    fed(upload, bytes(written), MIB)
+    if finished and written:
+        upload.finish()
+    if way != "memory":
+        assert bool(place.uploads()) == ((finished and written > 0) or written > 5 * MIB)
+    upload.discard()
+    upload.discard()
+    del upload  # fsspec's files send what they have when they are collected
+    assert place.files("x") == {"y": b"earlier"}
+    if way != "memory":
+        assert place.uploads() == []
+
+
+def test_parts_are_of_one_size(bucket: Place, s3: Emulator, small_parts: int) -> None:
+    _, upload = begun("s3", 12 * MIB)
+    s3.requests.clear()
+    fed(upload, bytes(12 * MIB), 7 * MIB)
+    upload.finish()
+    upload.commit()
+    sent = s3.asked("PUT", "partNumber")
+    assert sorted(r.query["partNumber"] for r in sent) == ["1", "2", "3"]
+    assert len(s3.asked("POST", "uploads")) == len(s3.asked("POST", "uploadId")) == 1
+
+
+def test_sizes_of_parts() -> None:
+    """Never more than S3 takes, nor smaller than it does."""
+    for size in (0, 1, PART, PART * MOST_PARTS, PART * MOST_PARTS + 1, 5 << 40):
+        assert part_size(size) >= PART >= 5 * MIB
+        assert -(-size // part_size(size)) <= MOST_PARTS < 10_000
+    assert part_size(PART * MOST_PARTS) == PART < part_size(PART * MOST_PARTS + 1)
+
+
+# --- What fails
+
+
+def failing(part: str) -> Any:
+    """An answer to one part: the store is overwhelmed, or the like."""
+
+    def before(request: Request) -> Answer | None:
+        if request.query.get("partNumber") == part and request.method == "PUT":
+            return Answer.error("500 Internal Server Error", "InternalError")
+        return None
+
+    return before
+
+
+def test_a_part_that_fails_is_told_and_aborted(s3: Emulator, small_parts: int) -> None:
+    place, upload = begun("s3", 10 * MIB)
+    with s3.answering(failing("2")):
+        fed(upload, bytes(10 * MIB), 5 * MIB)
+        with pytest.raises(ResumableError, match=r"does not answer as it should.*InternalError"):
+            upload.finish()
+        upload.discard()
+    assert (place.uploads(), place.files("x")) == ([], {})
+
+
+def test_a_failing_part_ends_a_long_upload_early(s3: Emulator, small_parts: int) -> None:
+    """It is not the last to be known: most is not sent any more."""
+    lanes = Lanes(1)
+    _, upload = begun("s3", 100 * MIB, lanes)
+    s3.requests.clear()
+    with s3.answering(failing("2")), pytest.raises(ResumableError):
+        fed(upload, bytes(100 * MIB), 5 * MIB)
+    assert len({r.query["partNumber"] for r in s3.asked("PUT", "partNumber")}) <= 4
+    upload.discard()
+
+
+def test_a_run_that_fails_leaves_no_upload(
+    bucket: Place, s3: Emulator, small_parts: int, tmp_path: Path
+) -> None:
+    """Refused midway: the source has a code that is no number. Of the other file all is there."""
+    folder = damaged(tmp_path / "src", last=0x7F)
+    with pytest.raises(Fp8ConvertError, match=r"l1\.weight"):
+        execute(prepare(folder, bucket.at("dst")), Settings(workers=2))
+    assert s3.asked("PUT", "partNumber")
+    assert s3.asked("DELETE", "uploadId")
+    assert bucket.uploads() == []
+    assert "model-00002-of-00002.safetensors" not in bucket.files("dst")
+    damaged(tmp_path / "good", last=0)
+    execute(prepare(tmp_path / "good", bucket.at("good")), Settings(workers=2))
+    assert "model-00002-of-00002.safetensors" in bucket.files("good")
+
+
+def damaged(folder: Path, last: int) -> Path:
+    """Two shards, of 8 MiB in BF16 each, the second with that code as its last."""
+    shards = []
+    for n in range(2):
+        codes = bytearray(4 * MIB)
+        codes[-1] = last * n
+        scales = ("F32", (16, 16), bytes.fromhex("0000803f") * 256)
+        shards.append(
+            {f"l{n}.weight": ("F8_E4M3", (2048, 2048), bytes(codes)),
+             f"l{n}.weight_scale_inv": scales}
+        )  # fmt: skip
+    return write_shards(folder, shards, CONFIG)
+
+
+# --- What a killed run has left
+
+
+def test_left_uploads_are_aborted(bucket: Place, s3: Emulator) -> None:
+    """Those of the target's files, in whatever number; nobody else's."""
+    store = Store(ObjectPath.of(bucket.at("x")), TargetError)
+    for key in ("x/a", "x/a", "x/rank0/b", "x/other", "xa", "elsewhere/a"):
+        bucket.fs.call_s3("create_multipart_upload", Bucket=bucket.bucket, Key=key)
+    uploads.abort_left(store, {"a", "rank0/b", "c"})
+    assert sorted(bucket.uploads()) == ["elsewhere/a", "x/other", "xa"]
+
+
+def test_they_may_come_in_pages(bucket: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(ObjectPath.of(bucket.at("x")), TargetError)
+    pages = [
+        {"Uploads": [{"Key": "x/a", "UploadId": "1"}], "IsTruncated": True,
+         "NextKeyMarker": "x/a", "NextUploadIdMarker": "1"},
+        {"Uploads": [{"Key": "x/b", "UploadId": "2"}]},
+    ]  # fmt: skip
+    asked: list[Any] = []
+    aborted: list[Any] = []
+    monkeypatch.setattr(store, "uploads", lambda marks: asked.append(marks) or pages.pop(0))
+    monkeypatch.setattr(store, "called", lambda *words, **more: aborted.append((*words, more)))
+    uploads.abort_left(store, {"a", "b"})
+    assert asked == [{}, {"KeyMarker": "x/a", "UploadIdMarker": "1"}]
+    assert [(n, m["UploadId"]) for n, _, m in aborted] == [("a", "1"), ("b", "2")]
+
+
+def test_where_they_may_not_be_listed(bucket: Place, s3: Emulator) -> None:
+    """A run goes on."""
+    store = Store(ObjectPath.of(bucket.at("x")), TargetError)
+    denied = Answer.error("403 Forbidden", "AccessDenied")
+    with s3.answering(lambda r: denied if "uploads" in r.query else None):
+        uploads.abort_left(store, {"a"})
+    assert [r.method for r in s3.requests] == ["GET"]
+
+
+# --- Blocks
+
+
+def test_a_block_is_a_file() -> None:
+    data = random.Random(0).randbytes(100)
+    block, file = Block(64), io.BytesIO(data[:64])
+    assert [block.add(memoryview(data[:40])), block.add(memoryview(data[40:]))] == [40, 24]
+    for of in (block, file):
+        assert of.seek(3) == of.tell() == 3
+    assert block.read(5) == file.read(5)
+    assert block.seek(2, io.SEEK_CUR) == file.seek(2, io.SEEK_CUR)
+    assert block.seek(-10, io.SEEK_END) == file.seek(-10, io.SEEK_END)
+    assert block.read() == file.read()
+    assert block.read(5) == b""
+    assert block.seek(1000) == 1000
+    assert block.read(5) == b""
+    block.empty()
+    assert (block.filled, block.add(memoryview(b"12"))) == (0, 2)
+    assert block.read() == b"12"
+
+
+def test_blocks_are_used_again_and_few_are_on_their_way() -> None:
+    lanes, gate = Lanes(2), threading.Event()
+    first = lanes.block(10)
+    sent = [
+        lanes.send(first, lambda b: gate.wait()),
+        lanes.send(lanes.block(10), lambda b: gate.wait()),
+    ]
+    waiting = threading.Thread(target=lambda: sent.append(lanes.send(lanes.block(10), lambda b: 3)))
+    waiting.start()
+    assert len(sent) == 2  # it cannot be three: both threads wait for the gate
+    gate.set()
+    waiting.join()
+    assert sent[2].result() == 3
+    lanes.close()
+    assert lanes.block(11).size == 11
+    again = lanes.block(10)
+    assert lanes.send(again, lambda b: b.size).result() == 10
+    assert lanes.block(10) is again
+    lanes.close()
+
+
+def test_the_memory_of_parts_is_accounted_for(mini: Path, bucket: Place) -> None:
+    job = prepare(mini, bucket.at("dst"))
+    assert job.stage.memory >= (LANES + 1) * part_size(max(t.size for t in job.plan.tasks))
+    assert job.fitted(Settings()).needs.downloads == job.stage.memory
+    assert prepare(mini, "unwritten").stage.memory == 0
+
+
+# --- Outputs
+
+
+class Noted:
+    """An upload that notes what it gets."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.ended: list[str] = []
+
+    def write(self, view: memoryview) -> None:
+        self.data += view
+
+    def finish(self) -> None:
+        self.ended.append("finish")
+
+    def commit(self) -> None:
+        self.ended.append("commit")
+
+    def discard(self) -> None:
+        self.ended.append("discard")
+        raise ResumableError("the network is gone")
+
+
+def output(size: int, checksum: bool = True) -> tuple[Noted, ObjectOutput]:
+    upload = Noted()
+    return upload, ObjectOutput("x", size, upload, checksum, lambda done: done.commit())
+
+
+@pytest.mark.parametrize("checksum", [True, False])
+def test_an_output_sends_in_order(checksum: bool) -> None:
+    import hashlib
+
+    upload, made = output(8, checksum)
+    views = {6: b"gh", 0: b"abc", 3: b"def"}
+    threads = [
+        threading.Thread(target=made.hash, args=(memoryview(v), b)) for b, v in views.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert bytes(upload.data) == b"abcdefgh"
+    assert made.finish() == (hashlib.sha256(b"abcdefgh").hexdigest() if checksum else None)
+    made.install()
+    assert upload.ended == ["finish", "commit"]
+
+
+def test_an_output_that_is_not_whole() -> None:
+    upload, made = output(9)
+    made.hash(memoryview(b"abc"), 0)
+    with pytest.raises(Fp8ConvertError, match="x: sent 3 of 9 bytes"):
+        made.finish()
+    made.abandon()
+    assert upload.ended == ["discard"]
+
+
+def test_waiting_ends_when_stopped() -> None:
+    _, made = output(9)
+    found: list[BaseException] = []
+
+    def late() -> None:
+        try:
+            made.hash(memoryview(b"def"), 3)
+        except ResumableError as e:
+            found.append(e)
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    made.stop()
+    thread.join()
+    assert len(found) == 1
+
+
+def test_turns_are_not_passed_on_by_what_fails() -> None:
+    turns = Turns()
+    with pytest.raises(ValueError, match="no"), turns.turn(0, 3):
+        raise ValueError("no")
+    with turns.turn(0, 3):
+        pass
+    with turns.turn(3, 1):
+        pass
+
+
+def test_kinds_are_of_known_schemes() -> None:
+    assert KINDS["gs"] is Streamed
+    assert KINDS["s3"] is Parts
