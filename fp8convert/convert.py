@@ -70,7 +70,8 @@ def prepare(
     options = options or ToBf16()
     kernels.check()
     with resumable(), uncollected():
-        catalogue = catalogue_of(origins.at(src, stages.begun(dst)))
+        before = stages.begun(dst) if origins.is_on_hub(src) else origins.NOTHING
+        catalogue = catalogue_of(origins.at(src, before))
         if isinstance(options, Unshard):
             catalogue = whole_names(catalogue, options.config)
         elif isinstance(options, ShardForTp) and catalogue.declared.ranks:

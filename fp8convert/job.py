@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import stages
 from .catalogue import Catalogue
+from .errors import UsageError, shown
 from .origin import Feed, Scratch
 from .plan import Plan
 from .settings import Settings
@@ -68,6 +70,17 @@ class Job:
         scratch = settings.scratch
         if scratch.folder is None:
             scratch = replace(scratch, folder=self.downloads, own=True)
+        self._check_place(scratch)
         taken = self.feed(scratch).memory + self.stage.memory
         needs = self.plan.needs._replace(downloads=taken)
         return replace(settings, scratch=scratch).fitted(needs)
+
+    def _check_place(self, scratch: Scratch) -> None:
+        """UsageError if downloads would lie where the target appears."""
+        if scratch.folder is None or not isinstance(self.target, Path):
+            return
+        real = Path(os.path.realpath(scratch.folder))
+        if real.is_relative_to(self.target):
+            raise UsageError(
+                f"scratch {shown(scratch.folder)}: not in the target, {shown(self.target)}"
+            )

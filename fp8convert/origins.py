@@ -13,6 +13,13 @@ from .stores.address import HUB, ObjectPath, scheme_of
 NOTHING: Mapping[str, str] = {}
 
 
+def is_on_hub(path: str | os.PathLike[str]) -> bool:
+    """Whether :func:`at` asks the hub for it; what is found there may be another thing tomorrow."""
+    text = os.fspath(path)
+    scheme = scheme_of(text)
+    return scheme == HUB or (scheme is None and address.bare(text) is not None)
+
+
 def at(path: str | os.PathLike[str], before: Mapping[str, str] = NOTHING) -> Origin:
     """The source at ``path``; FormatError, or UsageError, if there is none.
 

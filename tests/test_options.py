@@ -21,8 +21,8 @@ NINE = ("fp8-block", "fp8-block-ue8m0", "fp8-channel", "fp8-tensor", "int8-chann
 BLOCKED = ("fp8-block", "fp8-block-ue8m0")
 # What ``fp8convert.quantize`` takes, as its documentation has it.
 KNOWN = ("block", "checksum", "copy_code", "exclude", "group", "include", "io", "like",
-         "max_shard_size", "memory", "progress", "require_exact", "scale_dtype", "scale_search",
-         "scheme", "strict", "workers")  # fmt: skip
+         "max_shard_size", "memory", "progress", "push", "require_exact", "scale_dtype",
+         "scale_search", "scheme", "scratch", "strict", "workers")  # fmt: skip
 NAMES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj")
 
 

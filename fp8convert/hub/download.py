@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -110,3 +111,12 @@ def _watched(count: Callable[[int], None]) -> type:
             return None
 
     return Watched
+
+
+def abort_xet() -> None:
+    """End what huggingface_hub's Rust half does, if it does anything: that knows no progress bar
+    that raises, and must not be at work when the interpreter ends."""
+    module = sys.modules.get("huggingface_hub.utils._xet")
+    abort = getattr(module, "abort_xet_session", None)
+    if abort is not None:
+        abort()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..errors import ResumableError, UsageError
 from ..fileio import SourceFile
 from ..origin import Scratch, Shard, Wanted
-from .download import Downloads
+from .download import Downloads, abort_xet
 from .ledger import Ledger, Step, least
 from .scratch import Slot, is_there, kept, slot_name, waiting
 
@@ -196,6 +196,8 @@ class HubFeed:
             self._changed.notify_all()
         if self._downloads:
             self._downloads.stop()
+        if any(thread.is_alive() for thread in self._threads):
+            abort_xet()
 
     def close(self) -> None:
         """Not waiting for a network that is silent: threads do not keep a process alive."""

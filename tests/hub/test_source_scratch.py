@@ -170,6 +170,16 @@ class TestBound:
             job.fitted(Settings())
         job.fitted(Settings(scratch=Scratch(tmp_path / "scratch")))
 
+    @pytest.mark.parametrize("place", ["dst", "dst/in", "other/../dst"])
+    def test_a_scratch_in_the_target(
+        self, place: str, chain: Path, hub: Hub, tmp_path: Path
+    ) -> None:
+        hub.add(REPO, chain)
+        job = prepare(AT, tmp_path / "dst")
+        with pytest.raises(UsageError, match="not in the target"):
+            execute(job, Settings(scratch=Scratch(tmp_path / place)))
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["hub"]
+
     def test_memory_is_counted(self, chain: Path, hub: Hub, tmp_path: Path) -> None:
         hub.add(REPO, chain)
         there = prepare(AT, tmp_path / "dst")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +208,30 @@ def test_the_memory_of_requests_is_accounted_for(mini: Path, place: Place) -> No
     assert less < local.fitted(Settings()).tile or less == 8 << 20
     assert job.fitted(Settings()).needs.downloads == most
     assert local.fitted(Settings()).needs.downloads == 0
+
+
+def test_few_requests_are_on_their_way(
+    mini: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many threads read: half of them are let in here, and wait for each other."""
+    place.upload(mini, "src")
+    origin = opened(place)
+    file = origin.opened(planned(origin), "auto")
+    together, now, most = threading.Barrier(reading.REQUESTS), set(), []
+
+    def get(name: str, begin: int, end: int) -> bytes:
+        now.add(begin)
+        most.append(len(now))
+        together.wait(30)
+        now.discard(begin)
+        return bytes(end - begin)
+
+    monkeypatch.setattr(file._store, "get", get)
+    with ThreadPoolExecutor(2 * reading.REQUESTS) as pool:
+        for begin in range(2 * reading.REQUESTS):
+            pool.submit(file.read, memoryview(bytearray(1)), begin, begin + 1)
+    assert len(most) == 2 * reading.REQUESTS
+    assert max(most) == reading.REQUESTS
 
 
 # --- Changes

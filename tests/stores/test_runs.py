@@ -146,6 +146,35 @@ def test_the_network_goes_down(
     assert bucket.files(DST) == whole
 
 
+# --- Many machines
+
+
+def test_workers_that_share_nothing_but_the_store(
+    mini: Path, bucket: Place, s3: Emulator, forker: Forker, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    """One of them is killed, one task is run twice; nothing is made twice that was recorded."""
+    plan = tmp_path / "plan.json"
+    words = ["plan", *argv(mini, bucket)[:-2], "--out", plan]
+    assert forker.run(*words).code == 0
+    assert forker.run("finalize", plan).code == 1
+    at = ("breaks:at", "stores.staging", "ObjectStaging", "record", signal.SIGKILL, 2)
+    one = ("run-task", plan, "--index", 0, "--count", 1, "--workers", 1)
+    assert forker.run(*one, tamper=at).code == -signal.SIGKILL
+    refused = forker.run("finalize", plan)
+    assert refused.code == 1
+    assert "2 of 3 tasks are not done" in refused.err
+    s3.requests.clear()
+    for index in (0, 1, 2, 0):
+        ended = forker.run("run-task", plan, "--index", index, "--count", 3)
+        assert ended.code == 0, ended
+    assert len(s3.asked("POST", "uploads")) == 2
+    assert "manifest.json" not in bucket.files(DST)
+    assert forker.run("finalize", plan).code == 0
+    assert bucket.files(DST) == whole
+    again = forker.run("run-task", plan, "--index", 0, "--count", 1)
+    assert (again.code, "already done" in again.out) == (0, True)
+
+
 # --- Commands
 
 
