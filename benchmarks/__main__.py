@@ -15,7 +15,8 @@ from pathlib import Path
 from .common import Env, Report
 
 NAMES = ("startup", "kernel", "codecs", "scale", "huge", "floor", "families", "peers", "memory",
-         "encode", "quantize_speed", "quantize_error", "shard", "proof", "hub")  # fmt: skip
+         "encode", "quantize_speed", "quantize_error", "shard", "proof", "hub",
+         "ray_overhead")  # fmt: skip
 DATA = Path(__file__).resolve().parents[1] / "bench-data"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fp8convert.errors import Fp8ConvertError, ResumableError, TargetError
+from fp8convert.errors import Fp8ConvertError, ResumableError, TargetError, UsageError
 
 from .elsewhere import (
     EXECUTOR_OPTIONS,
@@ -92,7 +92,7 @@ def convert(
             announce(job)
         job.fitted(settings)  # or refuse here
         if dry_run:
-            print_plan(job, settings, as_json)
+            print_plan(job, settings, as_json, push)
             return None
         begun = time.monotonic()
         with telling_what_is_left(job):
@@ -135,8 +135,8 @@ def telling_what_is_left(job: Job) -> Iterator[None]:
     """An error that ends the work of ``job`` says where that is."""
     try:
         yield
-    except TargetError:
-        raise  # the state there may be another run's, still at work
+    except (TargetError, UsageError):
+        raise  # nothing was begun: what is there may be another run's, still at work
     except (Fp8ConvertError, KeyboardInterrupt) as e:
         raise _with_what_is_left(e, job) from e
 

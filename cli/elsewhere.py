@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fp8convert.executors import NAMES
+
 from .sizes import Size
 
 if TYPE_CHECKING:
     from fp8convert.hub.push import Push
     from fp8convert.origin import Scratch
 
-EXECUTORS = ("local", "ray")
 SCRATCH_OPTIONS = (
     click.option("--scratch", type=click.Path(file_okay=False), metavar="DIR",
                  help="Where shards of the hub wait to be converted.  [default: beside DST]"),
@@ -35,7 +36,7 @@ PUSH_OPTIONS = (
 )  # fmt: skip
 PUSH_NAMES = ("push_to_hub", "private", "revision", "drop_uploaded", "parity_report")
 EXECUTOR_OPTIONS = (
-    click.option("--executor", type=click.Choice(EXECUTORS), default=EXECUTORS[0],
+    click.option("--executor", type=click.Choice(NAMES), default=NAMES[0],
                  show_default=True, help="ray: a task a file; needs fp8convert[ray]."),
 )  # fmt: skip
 

@@ -12,18 +12,23 @@ from .sizes import human
 
 if TYPE_CHECKING:
     from fp8convert.convert import Job, Manifest
-    from fp8convert.hub.push import Pushed
+    from fp8convert.hub.push import Push, Pushed
     from fp8convert.settings import Settings
 
 
-def print_plan(job: Job, settings: Settings, as_json: bool) -> None:
+def print_plan(job: Job, settings: Settings, as_json: bool, push: Push | None = None) -> None:
     from fp8convert.report import counts
 
     plan = job.plan
+    needed = plan.disk_needed
+    if push and push.drop:
+        from fp8convert.hub.paced import most_at_once
+
+        needed = min(needed, most_at_once(plan))
     fitted = job.fitted(settings)
     facts: dict[str, Any] = {
         "target": str(job.target),
-        "disk_needed": plan.disk_needed,
+        "disk_needed": needed,
         "disk_free": job.disk_free,
         "scratch": job.feed(fitted.scratch).room,
         "peak_memory": fitted.peak_memory,
@@ -37,8 +42,8 @@ def print_plan(job: Job, settings: Settings, as_json: bool) -> None:
     click.echo(f"bytes out    {plan.bytes_out:,} ({human(plan.bytes_out)})")
     free = facts["disk_free"]
     if free is not None:
-        enough = "" if free >= plan.disk_needed else "  NOT ENOUGH"
-        click.echo(f"disk needed  {human(plan.disk_needed)}, free {human(free)}{enough}")
+        enough = "" if free >= needed else "  NOT ENOUGH"
+        click.echo(f"disk needed  {human(needed)}, free {human(free)}{enough}")
     if facts["scratch"]:
         click.echo(f"scratch      {human(facts['scratch'])} in {fitted.scratch.folder}")
     click.echo(f"peak memory  {fitted.peak_memory >> 20} MiB, {fitted.threads} workers")

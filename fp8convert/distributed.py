@@ -27,6 +27,7 @@ from .planfile import PlanFile, read_plan
 from .settings import Settings
 from .space import check_space
 from .stage import Stage
+from .staged import state_of
 from .target import differences
 
 __all__ = [
@@ -67,19 +68,23 @@ class Planned:
         found = stage.finished(self.job.catalogue.fingerprint)
         return None if found is None else Manifest(self.job.target, found, already_done=True)
 
-    def check_seen(self, stage: Stage) -> None:
-        """TargetError if this machine does not see the run."""
+    def looked_at(self, stage: Stage) -> Manifest | None:
+        """As :meth:`finished`; TargetError if it is not, and this machine does not see the run."""
+        left = stage.left()  # looked for first: what has gone by then is the target
+        if manifest := self.finished(stage):
+            return manifest
         if not self.file.run:
             raise TargetError(
                 f"{shown(self.job.target)} was finished when it was planned, and is not there: "
                 "plan again"
             )
-        if stage.left() is None:
+        if left is None:
             raise TargetError(
                 f"the run that was planned for {shown(self.job.target)} is not to be seen from "
                 "this machine: expected its state folder there. The target must be on storage that "
                 "all machines share, at the same path; if that run was given up, plan again"
             )
+        return None
 
 
 def write_plan(job: Job, path: str | os.PathLike[str]) -> PlanFile:
@@ -88,7 +93,7 @@ def write_plan(job: Job, path: str | os.PathLike[str]) -> PlanFile:
     What an earlier run has finished stays; workers of earlier plans are put out. Of a target that
     is finished the plan's ``run`` is empty, and whoever reads it says so.
     """
-    _check_place(job, Path(os.path.realpath(path)))
+    _check_place(job, Path(os.path.abspath(path)))
     stage = job.stage
     with resumable():
         source = job.catalogue.fingerprint
@@ -144,9 +149,8 @@ def work(planned: Planned, numbers: Sequence[int], settings: Settings | None = N
     tasks = [_task(job, n) for n in numbers]
     settings = job.fitted(settings or Settings())
     with resumable():
-        if manifest := planned.finished(stage):
+        if manifest := planned.looked_at(stage):
             return Work([], 0, manifest)
-        planned.check_seen(stage)
         source, run = job.catalogue.fingerprint, planned.file.run
         with stage.joined(source, run), undisturbed(stage):
             there = sum(stage.recorded(t) is not None for t in tasks)
@@ -164,10 +168,9 @@ def complete(planned: Planned) -> Manifest:
     job, stage = planned.job, planned.job.stage
     source = job.catalogue.fingerprint
     with resumable():
-        if manifest := planned.finished(stage):
+        if manifest := planned.looked_at(stage):
             stage.tidy(source)
             return manifest
-        planned.check_seen(stage)
         if missing := _missing(job, stage):
             with stage.joined(source, planned.file.run):
                 pass  # or it is of another run, which is what is to be told
@@ -229,8 +232,10 @@ def _written(file: PlanFile, path: str | os.PathLike[str]) -> PlanFile:
 
 def _check_place(job: Job, path: Path) -> None:
     """UsageError if plan.json would lie where only a checkpoint, or a run's state, does."""
-    source = job.catalogue.folder
-    folders = [job.target, source.root if isinstance(source, Folder) else None, job.stage.left()]
+    place, source = Path(os.path.realpath(path.parent), path.name), job.catalogue.folder
+    folders = [source.root] if isinstance(source, Folder) else []
+    if isinstance(job.target, Path):
+        folders += [job.target, state_of(job.target)]
     for folder in folders:
-        if isinstance(folder, (str, Path)) and path.is_relative_to(folder):
+        if place.is_relative_to(folder):
             raise UsageError(f"{shown(path)}: a plan is not to lie in {shown(folder)}")

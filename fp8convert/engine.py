@@ -30,6 +30,8 @@ from .taskrun import TaskRun
 from .teams import wanted
 from .tile import READ_SLACK, Tile
 
+LOOK_S = 0.5  # a signal that comes just before a thread begins to wait does not wake it
+
 
 class Engine:
     """Runs tasks into a staging folder. One use each."""
@@ -67,7 +69,9 @@ class Engine:
                     Jobs(left, self._begin, self.settings.files, self.settings.tile, self.feed)
                 )
                 # Not Thread.join: interrupted, it takes a running thread for a stopped one.
-                wait([pool.submit(self._work, queue) for _ in range(self.settings.threads)])
+                at_work = [pool.submit(self._work, queue) for _ in range(self.settings.threads)]
+                while wait(at_work, LOOK_S).not_done:
+                    pass
             except BaseException as e:
                 self._fail(e)
         with self._lock:  # the pool does not know a thread whose start was interrupted

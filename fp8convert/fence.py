@@ -72,7 +72,7 @@ class Fence:
         """Whoever takes over after this has linked finds the link, and removes it. Whoever did
         before has a link, or has ended: then ``check`` finds what it has left."""
         if any(_number(link) > _number(mine) for link in self._links()):
-            raise self.overtaken()
+            raise ResumableError(f"{self.overtaken()} (or plan again, if it was killed)")
         try:
             check()
         except (OSError, TargetError):

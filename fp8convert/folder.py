@@ -105,19 +105,7 @@ class Folder:
         swapped in between the check and the open cannot hang either.
         """
         check_name(name, why)
-        real = self._resolved(name, why)
-        try:
-            mode = os.lstat(real).st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            raise FormatError(f"{shown(name)} ({why}) is missing from {shown(self.root)}") from None
-        _check_regular(mode, name, why)
-        fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            _check_regular(os.fstat(fd).st_mode, name, why)
-        except BaseException:
-            let_go(fd)
-            raise
-        return fd
+        return _opened(self._resolved(name, why), name, why, self.root)
 
     def _resolved(self, name: str, why: str) -> Path:
         real = Path(os.path.realpath(self.root / name))
@@ -135,14 +123,7 @@ class Folder:
 
     def read(self, name: str, limit: int, why: str) -> bytes:
         """The whole of a small file, at most ``limit`` bytes."""
-        fd = self.open(name, why)
-        try:
-            size = os.fstat(fd).st_size
-            if size > limit:
-                raise FormatError(f"{shown(name)} has {size:,} bytes, expected at most {limit:,}")
-            return read_all(fd, min(limit, size + 1), 0, name)
-        finally:
-            let_go(fd)
+        return _read(self.open(name, why), name, limit)
 
     @contextlib.contextmanager
     def peek(self, name: str) -> Iterator[OpenFile]:
@@ -177,6 +158,39 @@ class OpenFile:
     def read(self, nbytes: int, begin: int) -> bytes:
         """``nbytes`` from ``begin`` on; fewer only where the file ends."""
         return read_all(self.fd, nbytes, begin, self.name)
+
+
+def read_named(path: str | os.PathLike[str], limit: int, why: str) -> bytes:
+    """The whole of a small file that the user has named, wherever it is and links lead; FormatError
+    as :meth:`Folder.open` raises it."""
+    real = Path(os.path.realpath(path))
+    return _read(_opened(real, real.name, why, real.parent), real.name, limit)
+
+
+def _opened(real: Path, name: str, why: str, where: Path) -> int:
+    try:
+        mode = os.lstat(real).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise FormatError(f"{shown(name)} ({why}) is missing from {shown(where)}") from None
+    _check_regular(mode, name, why)
+    fd = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _check_regular(os.fstat(fd).st_mode, name, why)
+    except BaseException:
+        let_go(fd)
+        raise
+    return fd
+
+
+def _read(fd: int, name: str, limit: int) -> bytes:
+    """The whole of what is open, which is closed."""
+    try:
+        size = os.fstat(fd).st_size
+        if size > limit:
+            raise FormatError(f"{shown(name)} has {size:,} bytes, expected at most {limit:,}")
+        return read_all(fd, min(limit, size + 1), 0, name)
+    finally:
+        let_go(fd)
 
 
 def _check_regular(mode: int, name: str, why: str) -> None:

@@ -10,6 +10,7 @@ from typing import TypeVar
 A = TypeVar("A")
 B = TypeVar("B")
 PATIENCE = 0.5  # seconds
+LOOK_S = 0.5  # a signal that comes just before a thread begins to wait does not wake it
 
 
 def mapped(work: Callable[[A], B], items: Sequence[A], lanes: int) -> list[B]:
@@ -44,7 +45,8 @@ def mapped(work: Callable[[A], B], items: Sequence[A], lanes: int) -> list[B]:
         for thread in threads:
             thread.start()
         with changed:
-            changed.wait_for(lambda: errors or len(found) == len(items))
+            while not errors and len(found) < len(items):
+                changed.wait(LOOK_S)
     except BaseException as e:
         errors.append(e)  # nothing more is begun
         raise

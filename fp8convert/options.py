@@ -217,7 +217,8 @@ def one_of(option: str, found: object, known: tuple[str, ...]) -> None:
 
 
 def _path(option: str, found: object) -> str:
-    if isinstance(found, (str, os.PathLike)) and isinstance(path := os.fspath(found), str):
+    path = os.fspath(found) if isinstance(found, (str, os.PathLike)) else None
+    if isinstance(path, str) and "\0" not in path:
         return path
     raise UsageError(f"{option} {shown(found)}, expected a path")
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from . import durable
 from .calls import discard
 from .errors import FormatError, TargetError, UsageError, shown
-from .folder import Folder
+from .folder import read_named
 from .options import Options, Quantize, ShardForTp, ToBf16, Unshard
 from .shards import as_object
 from .stores.address import scheme_of
@@ -129,7 +129,7 @@ class PlanFile:
         facts = {"format": FORMAT, "tool": TOOL, **asdict(self)}
         data = (json.dumps(facts, indent=1) + "\n").encode()
         self.parse(data, final.name)
-        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
+        temporary = final.with_name(f".fp8convert-plan.{uuid.uuid4().hex}.tmp")
         try:
             fd = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
             durable.write(fd, data, final.name)
@@ -159,8 +159,9 @@ class PlanFile:
 
 def read_plan(path: str | os.PathLike[str]) -> PlanFile:
     """The plan at ``path``; FormatError or TargetError say what is wrong with it."""
-    real = Path(os.path.realpath(path))
-    return PlanFile.parse(Folder.at(real.parent).read(real.name, MOST_BYTES, "plan"), real.name)
+    if "://" in str(path):
+        raise UsageError(f"{shown(path)} is an address, expected the path of a plan file")
+    return PlanFile.parse(read_named(path, MOST_BYTES, "plan"), os.path.basename(path))
 
 
 def _is_whole(path: str) -> bool:

@@ -49,8 +49,8 @@ class Staging(StagedFiles):
         job: dict[str, Any] = {"identity": self.plan.identity, "source": fingerprint}
         before, run = self.fence.take_over(lambda: self._unfinished(job))
         job[RUN] = run
-        if self.plan.asked:
-            job[ASKED] = self.plan.asked
+        if asked := self.plan.asked or (before or {}).get(ASKED):  # a worker asks for the commit
+            job[ASKED] = asked
         for left in [n for n in os.listdir(self.fence.way) if n.endswith(TEMPORARY)]:
             remove(self.fence.way / left)
         if before is None:  # killed before the job was durable: nothing refers to what is there

@@ -26,6 +26,7 @@ from .cluster import connected
 from .tasks import CPUS, Tasks
 from .working import Plan
 
+THREADS = 6  # of a task, at most: of more, one file only fills the buffers, which costs
 ENDING_S = 10.0  # that workers which were lost may take to be gone
 STOPPING_S = 2.0  # the same, where nobody wants to wait
 
@@ -50,7 +51,7 @@ def run(job: Job, settings: Settings | None = None) -> Manifest:
 
 def worker_settings(settings: Settings, job: Job) -> Settings:
     """Those of one task: as many threads as its CPUs keep busy, unless it is said how many."""
-    workers = settings.workers or usual(job.plan.needs, CPUS)
+    workers = settings.workers or min(usual(job.plan.needs, CPUS), THREADS)
     return job.fitted(replace(settings, workers=workers, progress=None))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -125,13 +126,15 @@ class Branch:
     def _send(
         self, name: str, path: Path, sha256: str, seen: Callable[[int], None], plain: bool
     ) -> bool:
-        from .known import addition, is_ignored, is_sent
+        from .known import addition, check_sent, is_ignored, is_sent
 
         operation = addition(name, path, sha256, seen, plain)
         with _unwrapped():
             self.api.preupload_lfs_files(self.repo, [operation], revision=self.name)
         if is_ignored(operation):
             raise TargetError(f"a .gitignore of {self.push.place} leaves {shown(name)} out")
+        if is_sent(operation):
+            check_sent(operation)
         return is_sent(operation)
 
     def commit(self, parent: str, files: Sequence[CommitOperationAdd], words: str) -> str | None:
@@ -151,6 +154,11 @@ class Branch:
             if e.response.status_code == MOVED:
                 return None
             raise
+        except JSONDecodeError as e:  # an error that is a page, where the card is checked
+            raise ResumableError(f"{self.push.place}: committing: the answer is no JSON") from e
+        except ValueError as e:
+            said = shown(" ".join(str(e).split()))
+            raise FormatError(f"{self.push.place}: the hub refuses the model card: {said}") from e
         return made.oid
 
     def _asked(self, what: str, call: Callable[[], Answer]) -> Answer:

@@ -16,6 +16,7 @@ NAME = "README.md"
 BEGIN, END = "<!-- fp8convert -->", "<!-- /fp8convert -->"
 MOST_FILES = 50  # of more the sums are in manifest.json alone
 _INDEXES = ("model.safetensors.index.json", "model.safetensors")  # what transformers looks for
+_PARITY = "## Parity\n"  # the last of our part
 _CODE = re.compile(r"[\w./@:+, -]*", re.ASCII)
 _FIELD = re.compile(r"(license|license_name|license_link): *[\"']?([\w.:/+-]{1,200})[\"']? *")
 
@@ -42,15 +43,23 @@ def licence(card: str) -> dict[str, str]:
 
 def merged(before: str | None, facts: Facts) -> str:
     """The card that was there with our part in it, new or in place of the last one; else ours."""
-    ours = f"{BEGIN}\n{_body(facts)}{END}\n"
+    body = f"{BEGIN}\n{_body(facts)}"
     if before is None:
-        return f"{_ours(facts)}\n# {_plain(facts.repo.split('/')[1])}\n\n{ours}"
-    begin = before.find(BEGIN)
-    end = before.find(END, begin)
-    if 0 <= begin < end:
-        return before[:begin] + ours.rstrip("\n") + before[end + len(END) :]
+        title = _plain(facts.repo.split("/")[1])
+        return f"{_ours(facts)}\n# {title}\n\n{body}{END}\n"
+    end = before.find(END, before.find(BEGIN))
+    begin = before.rfind(BEGIN, 0, max(end, 0))  # one without an end is nothing of ours
+    if begin >= 0:
+        kept = "" if facts.parity else _parity_of(before[begin:end])
+        return before[:begin] + body + kept + before[end:]
     front = "" if _front(before) else f"{_ours(facts)}\n"
-    return f"{front}{before.rstrip()}\n\n{ours}"
+    return f"{front}{before.rstrip()}\n\n{body}{END}\n"
+
+
+def _parity_of(part: str) -> str:
+    """What an earlier part says of parity: it is of the same weights, or we were refused."""
+    found = part.find(f"\n{_PARITY}")
+    return part[found:] if found >= 0 else ""
 
 
 def _front(card: str) -> str:
@@ -91,7 +100,7 @@ def _body(facts: Facts) -> str:
         f"fp8convert verify {local}\n```\n",
     ]
     if facts.parity:
-        parts += ["## Parity\n", *_parity(facts.parity)]
+        parts += [_PARITY, *_parity(facts.parity)]
     return "\n".join(parts)
 
 

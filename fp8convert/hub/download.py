@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ class Downloads:
         self._pinned, self._slot, self._arrived = pinned, slot, arrived
         self._stopping = threading.Event()
         self._follow = True  # whether bytes come in order
+        self._watched = _watched(self._count)
 
     def stop(self) -> None:
         """Whatever is being downloaded ends with ResumableError, at its next bytes."""
@@ -72,7 +72,7 @@ class Downloads:
 
         words: dict[str, Any] = dict(LIBRARY)
         if "tqdm_class" in inspect.signature(hf_hub_download).parameters:
-            words["tqdm_class"] = _watched(self._count)
+            words["tqdm_class"] = self._watched
         # Neither is the cache copied from, which may be what was wrong, nor is it written to.
         cache = folder / "cache"
         repo, commit = self._pinned
@@ -103,6 +103,8 @@ def _watched(count: Callable[[int], None]) -> type:
     base: Any = utils.tqdm  # type: ignore[attr-defined]
 
     class Watched(base):  # type: ignore[misc]
+        monitor_interval = 0  # no thread that sees to it that something is drawn
+
         def __init__(self, *words: Any, **named: Any) -> None:
             super().__init__(*words, **{**named, "disable": True})
 
@@ -111,12 +113,3 @@ def _watched(count: Callable[[int], None]) -> type:
             return None
 
     return Watched
-
-
-def abort_xet() -> None:
-    """End what huggingface_hub's Rust half does, if it does anything: that knows no progress bar
-    that raises, and must not be at work when the interpreter ends."""
-    module = sys.modules.get("huggingface_hub.utils._xet")
-    abort = getattr(module, "abort_xet_session", None)
-    if abort is not None:
-        abort()

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from ..errors import ResumableError, UsageError
 from ..fileio import SourceFile
 from ..origin import Scratch, Shard, Wanted
-from .download import Downloads, abort_xet
+from . import xet
+from .download import Downloads
 from .ledger import Ledger, Step, least
 from .scratch import Slot, is_there, kept, slot_name, waiting
 
@@ -95,14 +96,14 @@ class HubFeed:
     @property
     def memory(self) -> int:
         """Bytes."""
-        return MEMORY + self._lanes * LANE_MEMORY
+        return MEMORY + xet.memory() + self._lanes * LANE_MEMORY
 
     def begin(self, leaving: Callable[[int], None], arrived: Callable[[int], None]) -> None:
         """Take a place in the scratch, and begin to download."""
         root = self._scratch.folder
         if root is None or not (self._sizes or root.is_dir()):
             return
-        os.environ.setdefault("HF_XET_CHUNK_CACHE_SIZE_BYTES", "0")  # nothing comes twice
+        xet.tame(self._lanes)
         self._leaving = leaving
         self._slot = Slot(root, self._name, self._scratch.own, self._scratch.keep)
         self._downloads = Downloads(self._repo.pinned, self._slot, arrived)
@@ -197,7 +198,7 @@ class HubFeed:
         if self._downloads:
             self._downloads.stop()
         if any(thread.is_alive() for thread in self._threads):
-            abort_xet()
+            xet.abort()
 
     def close(self) -> None:
         """Not waiting for a network that is silent: threads do not keep a process alive."""

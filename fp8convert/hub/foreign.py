@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..companions import NEVER
 from ..errors import FormatError, TargetError, listed
 from ..seal import unsealed
 from ..target import MANIFEST, MAX_RECORD, refuse_other
@@ -12,8 +13,6 @@ from .branch import Branch, Head
 if TYPE_CHECKING:
     from ..job import Job
 
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".onnx",
-           ".index.json")  # fmt: skip
 ELSEWHERE = "name another --revision, or another repository"
 
 
@@ -24,7 +23,7 @@ def refuse_foreign(branch: Branch, head: Head, job: Job) -> None:
     """
     place = branch.push.place
     if MANIFEST not in head.files:
-        if weights := sorted(n for n in head.files if n.lower().endswith(WEIGHTS)):
+        if weights := sorted(n for n in head.files if n.lower().endswith(NEVER)):
             raise TargetError(f"{place} holds {listed(weights)}, not of this plan: {ELSEWHERE}")
         return
     try:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from ..errors import ResumableError, listed
 from ..fileio import hash_file
 from ..journal import Record
+from . import xet
 from .branch import Branch
 
 THREADS = 2
@@ -93,6 +94,9 @@ class Uploads:
         with self._changed:
             self.branch.stopped.set()
             self._changed.notify_all()
+            sending = bool(self._going)
+        if sending:
+            xet.abort()  # it does not ask whether to go on
 
     def _left(self) -> bool:
         with self._changed:
@@ -140,7 +144,8 @@ class Uploads:
         sha256 = file.sha256 or hash_file(file.path, self.branch.stopped.is_set)
         kept = sha256 in self.there
         if not kept:
-            self._moved[file.name] = 0
+            with self._changed:
+                self._moved[file.name] = 0
             seen = lambda nbytes: self._seen(file, nbytes)  # noqa: E731
             kept = self.branch.send(file.name, file.path, sha256, seen, plain=file.drop)
         with self._changed:
@@ -155,7 +160,8 @@ class Uploads:
     def _seen(self, file: File, nbytes: int) -> None:
         if self.branch.stopped.is_set():
             raise ResumableError("interrupted")
-        self._moved[file.name] = min(self._moved[file.name] + nbytes, file.size)
+        with self._changed:
+            self._moved[file.name] = min(self._moved[file.name] + nbytes, file.size)
 
 
 def sizes_of(records: Iterable[Record]) -> dict[str, int]:

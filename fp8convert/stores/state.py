@@ -55,8 +55,9 @@ class State:
         if before is None:  # what is there of a journal is no one's
             self._remove([name for name in seen if name.startswith(JOURNAL)])
         run = f"{RUN}.{uuid.uuid4().hex}"
-        asked = {ASKED: self.plan.asked} if self.plan.asked else {}
-        self._put(JOB, {**self._identified(source), RUN: run, **asked})
+        asked = self.plan.asked or (before or {}).get(ASKED)  # a worker asks for the commit
+        kept = {ASKED: asked} if asked else {}
+        self._put(JOB, {**self._identified(source), RUN: run, **kept})
         self.run, self._listed = run, None
 
     def join(self, source: dict[str, Any], run: str) -> None:

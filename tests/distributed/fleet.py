@@ -12,8 +12,6 @@ from typing import Any
 from ..crash import Ended, Forker
 from ..faults.lab import Lab, Work, state_of
 
-COUNTED = ("done", "there")
-
 
 class Fleet:
     """A plan of ``work`` for a new target, alone in its folder; plan.json is beside that."""

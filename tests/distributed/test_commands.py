@@ -16,7 +16,7 @@ from fp8convert.cli import planned, to_bf16
 from fp8convert.cli.main import COMMANDS as ALL
 from fp8convert.cli.main import cli
 from fp8convert.cli.plan import plan_command
-from fp8convert.errors import TargetError
+from fp8convert.errors import TargetError, UsageError
 from fp8convert.planfile import COMMANDS
 
 from ..crash import contents
@@ -227,6 +227,9 @@ def test_a_refusal_is_not_followed_by_what_is_left(mini: Path, fast_path: Path) 
     found = run("finalize", file)
     assert isinstance(found.exception, TargetError)
     assert "5 of 5 tasks are not done" in str(found.exception)
+    assert "Unfinished work" not in str(found.exception)
+    found = run("run-task", file, "--index", 0, "--count", 1, "--memory", "9MB")
+    assert isinstance(found.exception, UsageError)
     assert "Unfinished work" not in str(found.exception)
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from fp8convert.convert import prepare, to_bf16
+from fp8convert import distributed
+from fp8convert.convert import execute, prepare, to_bf16
 from fp8convert.distributed import finalize, numbers, read_plan, run_tasks, write_plan
 from fp8convert.errors import TargetError
 from fp8convert.options import ToBf16
+from fp8convert.origin import Scratch
 from fp8convert.settings import Settings
 
 from ..crash import contents
@@ -51,6 +53,26 @@ def test_a_repository_is_pinned(
     assert weights(contents(tmp_path / "dst")) == expected
     assert manifest.data["identity"]["origin"] == {"hub": "org/mini", "commit": commit}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dst", "expected", "hub", "plan.json"]
+
+
+@pytest.mark.parametrize("on", ["folder", "memory"])
+def test_the_end_is_stopped_and_a_local_run_goes_on(
+    on: str, hub: Hub, mini: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends it has asked for the commit; that the branch was asked for is still known."""
+    hub.add("org/mini", mini)
+    path, target = tmp_path / "plan.json", str(tmp_path / "dst")
+    target = target if on == "folder" else f"memory://{tmp_path.name}/asked"
+    scratch = Scratch(tmp_path / "scratch")
+    file = write_plan(prepare("hf://org/mini", target, OPTIONS), path)
+    run_tasks(path, range(len(file.tasks)), Settings(workers=1, scratch=scratch))
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            finalize(path)
+    hub.put("org/mini", {"config.json": b"{}"})
+    manifest = execute(prepare("hf://org/mini", target, OPTIONS), Settings(scratch=scratch))
+    assert f"hf://org/mini@{manifest.data['identity']['origin']['commit']}" == file.source
 
 
 def test_a_place_in_an_object_store(mini: Path, tmp_path: Path, expected: dict[str, bytes]) -> None:

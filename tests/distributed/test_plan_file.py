@@ -21,7 +21,7 @@ from fp8convert import plan as plan_module
 from fp8convert import planfile
 from fp8convert.convert import prepare, quantize, unshard
 from fp8convert.distributed import finalize, read_plan, replanned, run_tasks, write_plan
-from fp8convert.errors import Fp8ConvertError
+from fp8convert.errors import Fp8ConvertError, UsageError
 from fp8convert.options import Options, Quantize, ShardForTp, ToBf16, Unshard
 from fp8convert.planfile import COMMANDS, PlanFile
 from fp8convert.settings import Settings
@@ -178,8 +178,26 @@ def test_places_where_no_plan_is(tmp_path: Path) -> None:
         f.truncate(planfile.MOST_BYTES + 1)
     for name, words in (("none", "is missing"), ("folder", "is a folder"), ("fifo", "is a FIFO"),
                         ("link", "is a device"), ("large", "expected at most"),
-                        ("none/plan.json", "does not exist")):  # fmt: skip
+                        ("none/plan.json", "is missing")):  # fmt: skip
         assert words in asked(tmp_path / name), name
+
+
+def test_an_address_of_a_plan() -> None:
+    """No file is read by one; it is not looked for as a path."""
+    for call in (lambda: run_tasks("s3://b/plan.json", [0], ONE), lambda: finalize("x://plan")):
+        with pytest.raises(UsageError, match="is an address, expected the path of a plan file"):
+            call()
+
+
+NAMES = ("a plan", "plan:10:30.json", "a\\b", "-x", "new\nline", "é", "x" * 255, "\udcff")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_of_a_plan(name: str, mini: Path, fast_path: Path) -> None:
+    """What can be written can be read: it is the user's own, no checkpoint's."""
+    file = write_plan(prepare(mini, fast_path / "dst"), fast_path / name)
+    assert read_plan(fast_path / name) == file
+    assert len(run_tasks(fast_path / name, [0], ONE)) == 1
 
 
 def test_a_link_to_a_plan(planned: Path, tmp_path: Path) -> None:
@@ -254,6 +272,37 @@ def test_fuzzed_values(
             refusals += 1
     assert refusals > 30
     assert marks(planned.parent) == before
+
+
+ODD_OPTIONS = [*ODD, [1, 2], ["a"], [None], [128, 128.5], "a\0b", "\ud800", "hf://", "ftp://x"]
+
+
+@pytest.mark.parametrize("name", ["quantize", "shard-for-tp", "unshard"])
+def test_odd_options(
+    name: str, tiny_fp8: Path, tiny_bf16: Path, made_ranks: Path, fast_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Of every command, with the sum mended: refused, or it makes no difference to the plan."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    source, options = {
+        "quantize": (tiny_bf16, Quantize(scheme="fp8-block", like=str(tiny_fp8))),
+        "shard-for-tp": (tiny_fp8, ShardForTp(tp=2)),
+        "unshard": (made_ranks / "ranks", Unshard(config=str(tiny_fp8 / "config.json"))),
+    }[name]  # fmt: skip
+    path = fast_path / "plan.json"
+    write_plan(prepare(source, fast_path / "dst", options), path)
+    said, refusals = json.loads(path.read_bytes()), 0
+    odd = [(key, value) for key, was in said["options"].items() for value in ODD_OPTIONS
+           if json.dumps(value) != json.dumps(was)]  # fmt: skip
+    for key, value in odd:
+        found = copy.deepcopy(said)
+        found["options"][key] = value
+        path.write_text(json.dumps(resigned(found)))
+        try:
+            replanned(path)
+        except Fp8ConvertError:
+            refusals += 1
+    assert refusals > len(odd) * 0.9
 
 
 @settings(deadline=None, max_examples=200, suppress_health_check=list(HealthCheck))

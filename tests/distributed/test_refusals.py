@@ -27,6 +27,7 @@ from fp8convert.distributed import (
 from fp8convert.errors import Fp8ConvertError, ResumableError, TargetError, UsageError
 from fp8convert.journal import Record
 from fp8convert.options import ToBf16
+from fp8convert.publish import Staging
 from fp8convert.settings import Settings
 from fp8convert.stage import Stage
 
@@ -240,6 +241,48 @@ def test_a_plan_of_a_finished_target(path: Path, source: Path) -> None:
     assert len(run_tasks(path, range(5), ONE)) == 5
 
 
+@pytest.mark.parametrize("call", BOTH)
+def test_a_target_that_is_finished_meanwhile(
+    call: Both, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks of a worker that comes late: it is not told that it cannot see the run."""
+    run_tasks(path, range(5), ONE)
+    looks, found = [], Staging.finished
+
+    def finished(self: Staging, source: dict[str, Any]) -> dict[str, Any] | None:
+        looks.append(found(self, source))
+        if len(looks) == 1:
+            monkeypatch.setattr(Staging, "finished", found)
+            finalize(path)
+        return looks[0]
+
+    monkeypatch.setattr(Staging, "finished", finished)
+    message = refused(lambda: call(path), "has just finished", "run again")
+    assert looks == [None]
+    assert "shared" not in message
+    late = call(path)
+    assert late == [] or late.already_done
+
+
+@pytest.mark.parametrize("call", BOTH)
+def test_a_target_that_is_finished_before_the_look(
+    call: Both, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state is gone when the target is looked for: it is done."""
+    run_tasks(path, range(5), ONE)
+    left = Staging.left
+
+    def later(self: Staging) -> str | None:
+        seen = left(self)
+        monkeypatch.setattr(Staging, "left", left)
+        finalize(path)
+        return seen
+
+    monkeypatch.setattr(Staging, "left", later)
+    late = call(path)
+    assert late == [] or late.already_done
+
+
 def test_a_local_run_goes_on_with_what_is_there(path: Path, written: list[str]) -> None:
     """It is exclusive from then on."""
     run_tasks(path, [0, 4], ONE)
@@ -257,6 +300,14 @@ def test_places_where_no_plan_may_lie(path: Path, source: Path) -> None:
     for place in (source / "plan.json", path.with_name("dst") / "plan.json", state / "plan.json"):
         untouched(path.parent, lambda p=place: write_plan(job(source), p), "is not to lie in",
                   code=2)  # fmt: skip
+    (source / "plan.json").symlink_to(path)  # what would be replaced is the link
+    for other in ("new", "dst"):  # of a run that is begun, or not
+        inner = state_of(path.with_name(other)) / "plan.json"
+        new = prepare(source, path.with_name(other), ToBf16())
+        for place in (inner, source / "plan.json"):
+            untouched(path.parent, lambda p=place, new=new: write_plan(new, p),
+                      "is not to lie in", code=2)  # fmt: skip
+    (source / "plan.json").unlink()
     refused(lambda: write_plan(job(source), path.with_name("no") / "plan.json"), "no/", code=75)
     assert not list(path.parent.glob("*.tmp"))
     assert read_plan(path).run.startswith("run.1.")  # as it was

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ..crash import Ended, Forker
+from ..crash import MOST_SECONDS, Ended, Forker
 from ..faults import shim
 from ..faults.together import Player, Reader, Stage, play, steps_of
 from .fleet import Fleet
@@ -26,7 +26,9 @@ class Held:
         sign.touch()
         tamper = (*UNLOCKED, ["hold", str(sign)]) if more else ("hold", str(sign))
         forker.start(*argv, tamper=tamper)
+        end = time.monotonic() + 2 * MOST_SECONDS  # the command is killed before
         while not sign.with_name(f"{sign.name}.held").exists():
+            assert time.monotonic() < end, self.forker.end()
             time.sleep(0.002)
 
     def let_go(self) -> Ended:

@@ -175,6 +175,21 @@ def test_our_part_is_replaced_and_the_rest_stays() -> None:
     assert second.count(BEGIN) == second.count(END) == 1
 
 
+def test_a_beginning_without_an_end_is_left_alone() -> None:
+    """And with it what a user has written since."""
+    text = merged(f"{BEGIN}\nmine\n", FACTS)
+    assert f"{BEGIN}\nmine\n" in text
+    assert merged(text, FACTS) == text
+
+
+def test_parity_stays_until_there_is_other_parity() -> None:
+    found = Parity(True, "identical", "bf16 on cpu", (("logits", "x", "0", "at most 0", "ok"),))
+    text = merged(None, FACTS._replace(parity=found)) + "\nafter\n"
+    assert merged(text, FACTS) == text
+    other = merged(text, FACTS._replace(parity=found._replace(passed=False)))
+    assert other == text.replace("PASS", "FAIL")
+
+
 def test_a_card_without_front_matter_gets_ours() -> None:
     text = merged("# Mine\n", FACTS)
     assert front(text)["base_model"] == "deepseek-ai/DeepSeek-V3"
@@ -325,6 +340,9 @@ def test_a_result_is_added_later(hub: Hub, mini: Path, fast_path: Path) -> None:
     assert "## Parity" in hub.read(REPO, CARD).decode()
     first, second = hub.commits(REPO)[:2]
     assert {n for n in first.tree if first.tree[n] != second.tree[n]} == {CARD}
+    again = push(mini, fast_path / "dst").pushed
+    assert again
+    assert again.already
 
 
 @pytest.mark.usefixtures("_calm")

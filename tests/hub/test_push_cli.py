@@ -55,6 +55,17 @@ def test_a_dry_run_asks_nothing(hub: Hub, mini: Path, fast_path: Path) -> None:
     assert hub.log == []
 
 
+def test_a_dry_run_says_what_fits_on_the_disk(
+    hub: Hub, tiny_fp8: Path, fast_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("to-bf16", tiny_fp8, fast_path / "dst", "--max-shard-size", 500_000, "--dry-run")
+    needed = []
+    for more in ([], ["--push-to-hub", REPO], ["--push-to-hub", REPO, "--drop-uploaded"]):
+        cli.main([str(w) for w in (*words, "--json", *more)], standalone_mode=False)
+        needed.append(json.loads(capsys.readouterr().out)["disk_needed"])
+    assert needed[0] == needed[1] > 2 * needed[2]
+
+
 def test_all_options(
     hub: Hub, mini: Path, fast_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

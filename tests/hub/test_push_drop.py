@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -272,8 +273,9 @@ def with_xet(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def upload(*, additions: list[Any], **_: Any) -> None:
         for operation in additions:
-            assert operation.upload_info.is_hashed
+            assert not operation.upload_info.is_hashed  # or Xet would believe it
             data = Path(operation.path_or_fileobj).read_bytes()
+            operation.upload_info.sha256 = hashlib.sha256(data).digest()
             found = hub.found(REPO)
             assert found
             found.keep(operation.path_in_repo, data)
@@ -301,6 +303,19 @@ def test_what_stays_here_goes_by_xet_and_once(
     assert sorted(went) == sorted(weights(whole))
     assert sent(hub) == []
     assert on_hub(hub) == whole
+
+
+def test_what_was_changed_since_is_in_no_commit_by_xet_either(
+    hub: Hub, mini: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Xet keeps whatever it reads, by its own sum."""
+    with_xet(hub, monkeypatch)
+    to_bf16(mini, fast_path / "dst", max_shard_size=CUT)
+    path = fast_path / "dst" / "model-00002-of-000003.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(FormatError, match=r"model-00002.*was changed after it was written"):
+        push(mini, fast_path / "dst")
+    assert commits(hub) == 0
 
 
 def test_what_is_dropped_goes_where_the_hub_can_be_asked_for_it(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 
 from fp8convert.convert import to_bf16
 from fp8convert.errors import FormatError, ResumableError, TargetError
-from fp8convert.hub import branch, delivery, uploads
+from fp8convert.hub import branch, delivery, known, uploads
 from fp8convert.hub.errors import _network
 
 from ..crash import state_of
@@ -136,18 +138,36 @@ def test_a_hub_that_is_away_ends_it(
     check_visible(hub)
 
 
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("name", ["model-00001-of-000003.safetensors", "config.json"])
+def test_what_was_changed_since_is_not_sent(
+    hub: Hub, mini: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, drop: bool
+) -> None:
+    """The hub need not look: weights are not sent to the end, and nothing is committed."""
+    to_bf16(mini, fast_path / "dst", max_shard_size=CUT)
+    change(fast_path / "dst" / name)
+    with pytest.raises(FormatError, match=rf"{name}' was changed after it was written"):
+        push(mini, fast_path / "dst", drop=drop)
+    assert commits(hub) == 0
+    assert (fast_path / "dst" / name).exists()
+
+
 def test_what_arrives_changed_is_not_taken(
     hub: Hub, mini: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hub's own check, which stands behind ours: of a file whose sum is not its own."""
+    """The hub's own check, which stands behind ours."""
     to_bf16(mini, fast_path / "dst", max_shard_size=CUT)
-    path = sorted((fast_path / "dst").glob("*.safetensors"))[0]
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+    change(sorted((fast_path / "dst").glob("*.safetensors"))[0])
+    monkeypatch.setattr(known, "check_sum", lambda *_: None)
     with pytest.raises(FormatError, match=r"sending 'model-00001.*answers 400"):
         push(mini, fast_path / "dst")
     assert commits(hub) == 0
+
+
+def change(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
 
 
 def test_an_answer_that_is_none_is_refused(
@@ -159,6 +179,41 @@ def test_an_answer_that_is_none_is_refused(
     monkeypatch.setattr("huggingface_hub.lfs.post_lfs_batch_info", odd)
     with pytest.raises(FormatError, match=r"asking to write to it: .*Malformed response\\x1b"):
         push(mini, fast_path / "dst")
+
+
+def test_a_page_in_place_of_an_answer_about_the_card_may_pass(
+    hub: Hub, mini: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """huggingface_hub takes it for JSON before it looks at the status."""
+    real, asked = HfApi._validate_yaml, []
+
+    def validate(self: HfApi, content: str, **options: Any) -> None:
+        asked.append(content)
+        if len(asked) == 1:
+            json.loads("<html>")
+        real(self, content, **options)
+
+    monkeypatch.setattr(HfApi, "_validate_yaml", validate)
+    push(mini, fast_path / "dst")
+    assert len(asked) == 2
+    assert on_hub(hub) == files_of(fast_path / "dst")
+
+
+def test_a_card_that_the_hub_refuses_is_named(
+    hub: Hub, mini: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "Invalid metadata in README.md.\n- \"license\" must be one of\x1b"
+    monkeypatch.setattr(HfApi, "_validate_yaml", refusing(words))
+    with pytest.raises(FormatError, match=r"refuses the model card: .*license.*one of\\x1b"):
+        push(mini, fast_path / "dst")
+    assert commits(hub) == 0
+
+
+def refusing(words: str) -> Callable[..., None]:
+    def validate(*_: Any, **__: Any) -> None:
+        raise ValueError(words)
+
+    return validate
 
 
 def test_an_object_that_the_hub_will_not_have(

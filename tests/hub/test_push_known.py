@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from huggingface_hub import CommitOperationAdd, HfApi, constants
+from huggingface_hub import CommitOperationAdd, HfApi, _commit_api, constants
 from huggingface_hub.utils import are_progress_bars_disabled
 
+from fp8convert.errors import FormatError
 from fp8convert.hub import known
 from fp8convert.hub.quiet import quiet
 
@@ -51,9 +54,17 @@ def test_a_known_file_is_as_one_that_was_hashed(file: Path, size: int, plain: bo
     assert ours.b64content() == theirs.b64content()
 
 
-def test_the_sum_is_taken_for_granted(file: Path) -> None:
-    ours = known.addition(NAME, file, "ab" * 32, lambda n: None)
-    assert ours.upload_info.sha256.hex() == "ab" * 32
+@pytest.mark.parametrize("xet", [False, True])
+def test_the_sum_is_taken_for_granted(
+    file: Path, monkeypatch: pytest.MonkeyPatch, xet: bool
+) -> None:
+    """But by Xet, which sums what it reads; a sum that it is told of it believes."""
+    monkeypatch.setattr(_commit_api, "is_xet_available", lambda: xet)
+    for plain in (True, False):
+        info = known.addition(NAME, file, "ab" * 32, lambda n: None, plain).upload_info
+        ours = plain or not xet
+        assert info.is_hashed == ours
+        assert info.sha256.hex() == ("ab" * 32 if ours else sum_of(file))
 
 
 def test_what_was_sent_is_as_one_that_huggingface_hub_has_sent(
@@ -72,6 +83,36 @@ def test_what_was_sent_is_as_one_that_huggingface_hub_has_sent(
         assert not known.is_ignored(theirs)
         api.create_commit(REPO, [ours], commit_message="ours")
         assert hub.read(REPO, NAME) == file.read_bytes()
+
+
+def test_other_bytes_than_the_sum_says_are_not_read_to_the_end(file: Path) -> None:
+    """In one go; in parts, some of them twice, as after a fault. The last one is never given."""
+    for good in (True, False):
+        sha256 = sum_of(file) if good else "ab" * 32
+        error = contextlib.nullcontext() if good else pytest.raises(FormatError, match="changed")
+        with known.addition(NAME, file, sha256, lambda n: None).as_file() as f, error:
+            assert f.read() == file.read_bytes()
+        with known.addition(NAME, file, sha256, lambda n: None).as_file() as f:
+            for begin, nbytes in ((0, 500), (0, 700), (700, 500), (600, 200)):
+                f.seek(begin)
+                assert f.read(nbytes) == file.read_bytes()[begin : begin + nbytes]
+            f.seek(1100)
+            with error:
+                assert f.read(1000) == file.read_bytes()[1100:]
+
+
+def test_an_older_huggingface_hub_names_an_object_in_another_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 1.0: the sum first. (Later ones have it last, as it may be missing.)"""
+
+    class Older(NamedTuple):
+        sha256: bytes
+        size: int
+        sample: bytes
+
+    monkeypatch.setattr(known, "UploadInfo", Older)
+    assert known.info(7, "ab" * 32) == (b"\xab" * 32, 7, b"")
 
 
 def test_reading_is_told_of_and_can_be_ended(file: Path) -> None:

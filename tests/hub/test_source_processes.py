@@ -165,16 +165,3 @@ class TestTokens:
         assert done.returncode == (0 if fault.status == 500 else 1)
         assert fault.struck > 0
         self.nowhere(hub, tmp_path, done.stdout, done.stderr)
-
-
-def test_the_rust_half_is_told_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub.utils import _xet
-
-    from fp8convert.hub.download import abort_xet
-
-    told: list[bool] = []
-    monkeypatch.setattr(_xet, "abort_xet_session", lambda: told.append(True))
-    abort_xet()
-    assert told == [True]
-    monkeypatch.undo()
-    abort_xet()  # nothing is being done

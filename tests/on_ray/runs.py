@@ -34,7 +34,7 @@ def locally(source: Path, target: Path, options: Options = MANY) -> dict[str, by
     return contents(target)
 
 
-def on_ray(source: Path, target: Path, options: Options = MANY, **settings: Any) -> Manifest:
+def on_ray(source: Path, target: Path | str, options: Options = MANY, **settings: Any) -> Manifest:
     """A run in this process."""
     return executors.run("ray", prepare(source, target, options), Settings(**settings))
 
@@ -66,9 +66,9 @@ class Driver(threading.Thread):
 class Command:
     """``fp8convert to-bf16 SRC DST --executor ray``, as a process."""
 
-    def __init__(self, source: Path, target: Path, *more: str, **environment: str) -> None:
+    def __init__(self, source: Path, target: Path | str, **environment: str) -> None:
         program = Path(sys.executable).with_name("fp8convert")
-        words = [program, "to-bf16", source, target, "--max-shard-size", "1000000", *more]
+        words = [program, "to-bf16", source, target, "--max-shard-size", "1000000"]
         self.process = subprocess.Popen(
             [*map(str, words), "--executor", "ray"], stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, **environment},

@@ -238,6 +238,11 @@ def test_another_run_meanwhile_is_refused(
     assert contents(tmp_path / "dst") == expected
 
 
+def test_a_target_that_only_this_process_sees(tiny_fp8: Path, connection: Any) -> None:
+    with pytest.raises(TargetError, match="on storage that all machines share"):
+        on_ray(tiny_fp8, "memory://of-one-process/dst")
+
+
 def test_no_node_is_large_enough(
     tiny_fp8: Path, tmp_path: Path, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,13 @@ import pytest
 from fp8convert import convert, errors, executors
 from fp8convert.convert import prepare
 from fp8convert.distributed import write_plan
-from fp8convert.errors import Fp8ConvertError, ResumableError, TargetError, UsageError
+from fp8convert.errors import (
+    DataError,
+    Fp8ConvertError,
+    ResumableError,
+    TargetError,
+    UsageError,
+)
 from fp8convert.executors import cluster, on_ray, working
 from fp8convert.executors.on_ray import worker_settings
 from fp8convert.executors.totals import Count
@@ -78,6 +84,29 @@ def test_a_worker_of_a_run_that_was_overtaken(job: Job, tmp_path: Path) -> None:
         work_on(str(tmp_path / "plan.json"), first, 0, HOW, "nobody").check()
 
 
+def test_no_other_run_begins_while_one_is_held(job: Job, mini: Path, tmp_path: Path) -> None:
+    run = write_plan(job, tmp_path / "plan.json").run
+    with on_ray._held(job, run), pytest.raises(BusyError, match="another run is writing"):
+        convert.to_bf16(mini, tmp_path / "dst", max_shard_size=CUT)
+    convert.to_bf16(mini, tmp_path / "dst", max_shard_size=CUT)  # it is let go
+
+
+def test_after_a_failure_workers_are_put_out(job: Job, tmp_path: Path) -> None:
+    run = write_plan(job, tmp_path / "plan.json").run
+    with pytest.raises(DataError), on_ray._held(job, run):
+        raise DataError("of one of them")
+    with pytest.raises(TargetError, match="plan again"):
+        work_on(str(tmp_path / "plan.json"), run, 0, HOW, "nobody").check()
+
+
+def test_a_run_that_another_has_taken_over_leaves_it_alone(job: Job, tmp_path: Path) -> None:
+    first = write_plan(job, tmp_path / "plan.json").run
+    second = write_plan(job, tmp_path / "plan.json").run
+    with pytest.raises(Fp8ConvertError), on_ray._held(job, first):
+        raise AssertionError("it is held")
+    assert work_on(str(tmp_path / "plan.json"), second, 0, HOW, "nobody").error == ""
+
+
 KINDS = [k for k in vars(errors).values() if isinstance(k, type)]
 
 
@@ -103,7 +132,7 @@ def test_an_outcome_that_is_none_is_quiet() -> None:
 def test_settings_of_a_task(job: Job, mini: Path, tmp_path: Path) -> None:
     told: list[Any] = []
     found = worker_settings(Settings(progress=told.append), job)
-    assert (found.workers, found.progress) == (14, None)  # threads mostly wait
+    assert (found.workers, found.progress) == (on_ray.THREADS, None)
     assert worker_settings(Settings(workers=3), job).workers == 3
     encoding = prepare(mini, tmp_path / "int8", Quantize(scheme="int8-channel"))
     assert worker_settings(Settings(), encoding).workers == 2

@@ -6,9 +6,11 @@ import signal
 import time
 from pathlib import Path
 
+import fsspec
 import psutil
 import pytest
 
+from ..stores.emulator import ENVIRONMENT, Emulator
 from .gate import Gate
 from .runs import MOST_SECONDS, Command, contents, locally, temporaries, wait_for_end
 
@@ -63,3 +65,19 @@ def test_the_command_killed(tiny_fp8: Path, tmp_path: Path, gate: Gate, session:
         assert gone(session)
     assert locally(tiny_fp8, tmp_path / "dst") == locally(tiny_fp8, tmp_path / "local")
     assert [p.name for p in temporaries(tmp_path / "dst")] == [".dst.fp8convert-plan.json"]
+
+
+def test_from_folder_to_store(tiny_fp8: Path, tmp_path: Path, gate: Gate, session: str) -> None:
+    s3 = Emulator()
+    try:
+        words = {"key": ENVIRONMENT["AWS_ACCESS_KEY_ID"], "secret": "any", "endpoint_url": s3.url}
+        store = fsspec.filesystem("s3", use_listings_cache=False, **words)
+        store.call_s3("create_bucket", Bucket="converted")
+        command = Command(tiny_fp8, "s3://converted/dst", AWS_ENDPOINT_URL=s3.url, **ENVIRONMENT)
+        assert command.ended()[0::2] == (0, "")
+        names = store.find("converted/dst")
+        found = {n.removeprefix("converted/dst/"): store.cat_file(n) for n in names}
+    finally:
+        s3.stop()
+    assert found == locally(tiny_fp8, tmp_path / "local")
+    assert gone(session)
