@@ -15,6 +15,7 @@ from .publish import ASKED, JOB, Staging
 from .stage import Stage
 from .staged import state_of
 from .stores.address import HUB, ObjectPath, scheme_of
+from .stores.store import check_installed
 from .target import field, read_json, resolve_target
 
 Target = Path | ObjectPath
@@ -28,6 +29,7 @@ def resolve(dst: str | os.PathLike[str], origin: Origin) -> Target:
     if scheme == HUB:
         raise UsageError(f"{shown(dst)}: a target is a folder; --push-to-hub uploads it as well")
     target = ObjectPath.of(os.fspath(dst))
+    check_installed(target)
     if f"{target}/".startswith(f"{origin.place}/") or f"{origin.place}/".startswith(f"{target}/"):
         raise TargetError(
             f"target {shown(target)} and source {shown(origin.place)} must not contain each other"

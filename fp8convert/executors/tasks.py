@@ -67,9 +67,16 @@ class Tasks:
             raise
 
     def _asked(self, plan: working.Plan, run: str, totals: str) -> dict[Any, int]:
-        """The largest first, or the last to be begun would keep all waiting."""
+        """The largest first, or the last to be begun would keep all waiting.
+
+        Over all nodes, or Ray would fill some halfway, and leave the disks of others idle.
+        """
         task = self._ray.remote(
-            num_cpus=CPUS, memory=self._how.peak_memory, max_retries=RETRIES, retry_exceptions=False
+            num_cpus=CPUS,
+            memory=self._how.peak_memory,
+            scheduling_strategy="SPREAD",
+            max_retries=RETRIES,
+            retry_exceptions=False,
         )(work_on)
         sent = plan if isinstance(plan, str) else self._ray.put(plan)
         sizes = [t.size for t in self._plan.tasks]

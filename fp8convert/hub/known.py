@@ -5,9 +5,9 @@ of a checkpoint that would be all of it, read once more; and what has been remov
 name at all. So this is the one place that rests on what it keeps in an operation: ``upload_info``,
 and the fields with an underscore, as huggingface_hub has had them from 1.0 to 2.4.
 
-A known sum is what the bytes must have, not what they are said to have: a file may have been changed
-since it was made, and a hub that believes us would keep its bytes under the sum of others. So they
-are summed as they are read, by us or by Xet.
+A known sum is what the bytes must have, not what they are said to have: a file may have been
+changed since it was made, and a hub that believes us would keep its bytes under the sum of others.
+So they are summed as they are read, by us or by Xet.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Known(CommitOperationAdd):
             size = file.seek(0, io.SEEK_END)
         self.path_or_fileobj = io.BytesIO() if self.plain else self.path
         self.upload_info = _info(size, sample, self.sha256)
-        if not self.plain and _commit_api.is_xet_available():  # it sums what it reads, if it is told of no sum
-            self.upload_info = UploadInfo.from_path(self.path)
+        if not self.plain and _commit_api.is_xet_available():  # type: ignore[attr-defined]
+            self.upload_info = UploadInfo.from_path(self.path)  # of no sum yet: Xet takes it
 
     @contextmanager
     def as_file(self, with_tqdm: bool = False) -> Iterator[BinaryIO]:

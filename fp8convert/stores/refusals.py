@@ -24,10 +24,15 @@ DENIED = {
 }  # fmt: skip
 SENSELESS = {"ParamValidationError", "InvalidRegionError", "NoRegionError", "ValueError"}
 NETWORK = {"TransportError"}  # of google.auth, whose other errors are not
+DAMAGED_CODES = {  # on their way, or too slow: the same again may come through
+    "RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch",
+}  # fmt: skip
+NO_UPLOAD = "NoSuchUpload"  # aborted, or complete already if an answer was lost
 DENIED_CODES = {
     "ExpiredToken", "InvalidToken", "AuthorizationHeaderMalformed", "TokenRefreshRequired",
 }  # fmt: skip
-AGAIN = (408, 425, 429)  # what is said to be no fault of the request
+AGAIN = (408, 409, 425, 429)  # what is said to be no fault of the request
+NOT_OFFERED = 501
 CREDENTIALS = {
     "s3": "those that AWS's tools use: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, "
     "~/.aws, the machine's role; FSSPEC_S3_ANON=true reads a public bucket without",
@@ -56,16 +61,16 @@ def told(address: str, refused: type[Fp8ConvertError]) -> Iterator[None]:
 def _meant(error: Exception, address: str, refused: type[Fp8ConvertError]) -> Fp8ConvertError:
     names, status, code = _facts(error)
     where, words = shown(address), shown(_plain(error))
-    if names & NETWORK:
+    if names & NETWORK or code in DAMAGED_CODES:
         return _passing(where, words)
+    if code == NO_UPLOAD:
+        return ResumableError(f"{where}: its upload is gone ({words}): run the same again")
     if names & DENIED or status in (401, 403) or code in DENIED_CODES or "'Forbidden" in words:
         expected = CREDENTIALS.get(address.partition("://")[0], "some that permit it")
         return refused(f"{where}: access is refused ({words}): expected credentials, {expected}")
     if names & MISSING or status == 404:
         return refused(f"{where} does not exist ({words})")
-    if names & SENSELESS or (
-        400 <= status < 500 and status not in AGAIN and code != "RequestTimeout"
-    ):
+    if names & SENSELESS or status == NOT_OFFERED or (300 <= status < 500 and status not in AGAIN):
         return refused(f"{where}: the store refuses it ({words})")
     return _passing(where, words)
 

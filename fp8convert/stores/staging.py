@@ -39,7 +39,6 @@ class ObjectStaging:
         self.target, self.plan = target, plan
         self._store, self._lanes = Store(target, TargetError), Lanes()
         self._state = State(self._store, plan)
-        self._etags: dict[str, str] = {}  # of what this run has installed
         if STATE in folders_of(plan):
             raise TargetError(f"{shown(STATE)} is where unfinished work goes, and no file's folder")
 
@@ -114,8 +113,7 @@ class ObjectStaging:
     def record(self, record: Record) -> None:
         """Journal a finished file."""
         self._state.check()
-        etag = self._etags.get(record.file) or self._store.look(record.file).etag
-        self._state.record(record, etag)
+        self._state.record(record)
 
     def recorded(self, task: Task) -> Record | None:
         """The journal's record of ``task``, if there is a sound one, and the very object that it
@@ -129,14 +127,16 @@ class ObjectStaging:
 
     def put_bytes(self, name: str, data: bytes) -> dict[str, Any]:
         """Write a small file of the target whole; its manifest entry."""
+        self._state.check()  # a finished target of another plan may be there
         self._store.put(name, data)
         return {"name": name, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
     def commit(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Write the manifest, last: from then on the target is valid. The manifest with its sum."""
         self._state.check()
-        expected, actual = listed_sizes(self.target, manifest), sizes(self._state.listed())
-        check_sizes(self.target, expected, actual, others=False)
+        expected, seen = listed_sizes(self.target, manifest), self._state.listed()
+        check_sizes(self.target, expected, sizes(seen), others=False)
+        self._state.check_objects(seen)
         data = sealed(manifest)
         self._store.put(MANIFEST, data)
         self._state.clear()
@@ -163,13 +163,17 @@ class ObjectStaging:
 
     def _install(self, task: Task, upload: Upload) -> None:
         self._state.check()
-        upload.commit()
+        try:
+            upload.commit()
+        except Fp8ConvertError:
+            self._state.check()  # or that is why
+            raise
         found = self._store.look(task.file)
         if found.size != task.size:
             raise Fp8ConvertError(
                 f"{task.file}: {found.size:,} bytes in the store, expected {task.size:,}"
             )
-        self._etags[task.file] = found.etag
+        self._state.etags[task.file] = found.etag
 
     def _read_manifest(self) -> tuple[Any, str]:
         """The manifest, or None; and what is wrong with it, to end a sentence with."""

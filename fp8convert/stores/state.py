@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -25,14 +26,18 @@ JOURNAL = f"{STATE}/journal/"
 RUN = "run"  # in the job: the run that was the last to begin
 ASKED = "asked"  # in the job: see Plan
 ETAG = "etag"  # in a record: the object's, when it was finished
+OF = "of"  # in a record: the SHA-256 of which plan and source it is of
 LANES = 8  # small objects removed at once
 
 
 class State:
-    """That of one plan's target, as one run sees it. ``run`` is its name, once it has begun."""
+    """That of one plan's target, as one run sees it. ``run`` is its name, once it has begun;
+    ``etags`` are those of the finished objects it knows."""
 
     def __init__(self, store: Store, plan: Plan) -> None:
         self.store, self.plan, self.run = store, plan, ""
+        self.etags: dict[str, str] = {}
+        self._of = ""  # once it has begun
         self._listed: dict[str, Entry] | None = None
         self._read: dict[tuple[str, str], Any] = {}  # records, by name and ETag
 
@@ -58,7 +63,7 @@ class State:
         asked = self.plan.asked or (before or {}).get(ASKED)  # a worker asks for the commit
         kept = {ASKED: asked} if asked else {}
         self._put(JOB, {**self._identified(source), RUN: run, **kept})
-        self.run, self._listed = run, None
+        self.run, self._of, self._listed = run, self._mark(source), None
 
     def join(self, source: dict[str, Any], run: str) -> None:
         """Work on a run that was begun elsewhere; refuses any but that one."""
@@ -69,7 +74,7 @@ class State:
                 f"{shown(self.store.path)} is not of the run that was planned: expected "
                 f"{shown(run)} in its {JOB}, found {shown(found)}: plan again"
             )
-        self.run = run
+        self.run, self._of = run, self._mark(source)
 
     def unfinished(self, source: dict[str, Any]) -> Any:
         """The job that was begun there, or None; refuses any but this one."""
@@ -107,13 +112,18 @@ class State:
         if error := self.overtaken():
             raise error
 
-    def record(self, record: Record, etag: str) -> None:
-        """Journal a finished file, whose object has that ETag."""
-        self._put(JOURNAL + record_name(record.file), {**record._asdict(), ETAG: etag})
+    def record(self, record: Record) -> None:
+        """Journal a finished file, of whose object the ETag is known."""
+        marks = {ETAG: self.etags[record.file], OF: self._of}
+        self._put(JOURNAL + record_name(record.file), {**record._asdict(), **marks})
         self._listed = None
 
     def recorded(self, task: Task) -> Record | None:
-        """The journal's record of ``task``, if it is sound and of the very object that is there."""
+        """The journal's record of ``task``, if it is sound and of the very object that is there.
+
+        Also if it is of this plan and source: of two runs that begin at the same moment on an empty
+        target, either may have written it.
+        """
         seen, name = self.listed(anew=False), JOURNAL + record_name(task.file)
         entry, known = seen.get(task.file), seen.get(name)
         if entry is None or known is None:
@@ -124,8 +134,21 @@ class State:
         found = self._read[key]
         if not isinstance(found, dict):
             return None
-        record = Record.from_dict({k: v for k, v in found.items() if k != ETAG}, task)
-        return record if (entry.size, entry.etag) == (task.size, found.get(ETAG)) else None
+        etag, of = found.get(ETAG), found.get(OF)
+        record = Record.from_dict({k: v for k, v in found.items() if k not in (ETAG, OF)}, task)
+        if (entry.size, entry.etag) != (task.size, etag) or of != (self._of or of):
+            return None
+        self.etags[task.file] = entry.etag
+        return record
+
+    def check_objects(self, seen: dict[str, Entry]) -> None:
+        """ResumableError unless the tasks' objects are those that were finished: a run that was
+        overtaken at its last step may have written one since."""
+        if odd := [t.file for t in self.plan.tasks if seen[t.file].etag != self.etags[t.file]]:
+            raise ResumableError(
+                f"{listed(odd)} of {shown(self.store.path)} changed since it was finished: run the "
+                "same again"
+            )
 
     def clear(self) -> None:
         """Remove it all, the job last: what is left without one is no one's."""
@@ -134,6 +157,10 @@ class State:
 
     def _identified(self, source: dict[str, Any]) -> dict[str, Any]:
         return {"identity": self.plan.identity, "source": source}
+
+    def _mark(self, source: dict[str, Any]) -> str:
+        text = json.dumps(self._identified(source), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _put(self, name: str, value: Any) -> None:
         self.store.put(name, (json.dumps(value, indent=1) + "\n").encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -107,6 +107,16 @@ class Store:
             found: dict[str, Any] = self.fs.call_s3(method, Bucket=bucket, Key=key, **words)
             return found
 
+    def attempting(self, operation: str, before: Callable[..., None]) -> None:
+        """Have the library's client for S3 call ``before``, with the ``params``, at the beginning
+        of every attempt at an ``operation``."""
+        from fsspec.asyn import sync  # type: ignore[import-untyped]
+
+        with self.told(""):
+            client = sync(self.fs.loop, self.fs.get_s3, self._split("")[0])
+            event = f"before-parameter-build.s3.{operation}"
+            client.meta.events.register(event, before, unique_id=f"fp8convert.{operation}")
+
     def uploads(self, marks: dict[str, str]) -> dict[str, Any]:
         """S3's multipart uploads that are not complete, a page of them after ``marks``."""
         with self.told(""):
@@ -147,12 +157,20 @@ def _first(found: dict[str, Any], names: tuple[str, ...]) -> str:
     return str(value.timestamp() if isinstance(value, datetime) else value)
 
 
-def _filesystem(path: ObjectPath) -> Any:
+def check_installed(path: ObjectPath) -> None:
+    """UsageError unless there is the package that opens ``path``."""
     extra = EXTRAS[path.scheme]
     try:
         import fsspec  # type: ignore[import-untyped]
 
-        return fsspec.filesystem(path.scheme, use_listings_cache=False)
+        fsspec.get_filesystem_class(path.scheme)
     except ImportError as e:
         wanted = f"fp8convert[{extra}]" if extra else "fsspec"
         raise UsageError(f"{shown(path)} needs another package: pip install '{wanted}'") from e
+
+
+def _filesystem(path: ObjectPath) -> Any:
+    check_installed(path)
+    import fsspec
+
+    return fsspec.filesystem(path.scheme, use_listings_cache=False)

@@ -6,6 +6,7 @@ which do the same in their store's way. What is in memory is in memory anyway.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -77,6 +78,7 @@ class Parts:
     def _send(self, block: Block) -> None:
         if not self._id:
             self._id = self._store.called(self._name, "create_multipart_upload")["UploadId"]
+            self._store.attempting("UploadPart", _from_its_start)
         for part in self._sent:
             if part.done():
                 part.result()  # what has failed, fails here
@@ -87,6 +89,13 @@ class Parts:
 
     def _call(self, method: str, **words: Any) -> dict[str, Any]:
         return self._store.called(self._name, method, UploadId=self._id, **words)
+
+
+def _from_its_start(params: dict[str, Any], **_: Any) -> None:
+    """s3fs tries again with the same block, which is where the last attempt left it: what it sent
+    would be the rest of the part, or nothing."""
+    if isinstance(block := params.get("Body"), Block):
+        block.seek(0)
 
 
 class Streamed:
@@ -157,8 +166,8 @@ def part_size(size: int) -> int:
 def abort_left(store: Store, names: set[str]) -> None:
     """Abort what a run that was killed has begun to upload as one of ``names``.
 
-    S3 keeps it, unseen and paid for, until it is aborted; Google's go by themselves. Where listing
-    them is not permitted, a lifecycle rule of the bucket has to do it.
+    S3 keeps it, unseen and paid for, until it is aborted; Google's go by themselves. Where that is
+    not permitted, a lifecycle rule of the bucket has to do it; and what is gone, is gone.
     """
     if store.path.scheme != "s3":
         return
@@ -171,7 +180,8 @@ def abort_left(store: Store, names: set[str]) -> None:
         for one in found.get("Uploads", []):
             name = store.name(one["Key"])
             if name in names:
-                store.called(name, "abort_multipart_upload", UploadId=one["UploadId"])
+                with contextlib.suppress(Fp8ConvertError):
+                    store.called(name, "abort_multipart_upload", UploadId=one["UploadId"])
         if not found.get("IsTruncated"):
             return
         marks = {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}

@@ -202,7 +202,7 @@ def test_a_page_in_place_of_an_answer_about_the_card_may_pass(
 def test_a_card_that_the_hub_refuses_is_named(
     hub: Hub, mini: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = "Invalid metadata in README.md.\n- \"license\" must be one of\x1b"
+    words = 'Invalid metadata in README.md.\n- "license" must be one of\x1b'
     monkeypatch.setattr(HfApi, "_validate_yaml", refusing(words))
     with pytest.raises(FormatError, match=r"refuses the model card: .*license.*one of\\x1b"):
         push(mini, fast_path / "dst")
