@@ -30,5 +30,5 @@ def run(
         return on_ray(job, settings)
     from ..hub.shipper import check, deliver
 
-    check(job, push)  # before the work; workers have no part in uploading
-    return deliver(job, on_ray(job, settings), push)
+    done = check(job, push)  # before the work; workers have no part in uploading
+    return deliver(job, done or on_ray(job, settings), push)

@@ -21,23 +21,22 @@ TRIES = 2  # downloads of a shard until one has the right sum
 
 
 class Downloads:
-    """From one commit into one slot. ``arrived`` is told of bytes; ``stop`` ends it soon."""
+    """From one commit into one slot; ``stop`` ends it soon."""
 
-    def __init__(self, pinned: Address, slot: Slot, arrived: Callable[[int], None]) -> None:
-        self._pinned, self._slot, self._arrived = pinned, slot, arrived
+    def __init__(self, pinned: Address, slot: Slot) -> None:
+        self._pinned, self._slot = pinned, slot
         self._stopping = threading.Event()
         self._follow = True  # whether bytes come in order
-        self._watched = _watched(self._count)
 
     def stop(self) -> None:
         """Whatever is being downloaded ends with ResumableError, at its next bytes."""
         self._stopping.set()
 
-    def fetch(self, name: str, held: Held) -> Path:
+    def fetch(self, name: str, held: Held, arrived: Callable[[int], None]) -> Path:
         """Where the shard is now: downloaded, or left by an earlier run; its sum is right.
 
-        DataError if it came with another one, twice; FormatError, ResumableError as
-        :mod:`.errors` has them.
+        ``arrived`` is told of bytes as they come. DataError if it came with another one, twice;
+        FormatError, ResumableError as :mod:`.errors` has them.
         """
         place, found = self._slot.place(name), ""
         if os.path.lexists(place):
@@ -45,7 +44,9 @@ class Downloads:
                 return self._slot.put(place, name)
             place.unlink()
         for _ in range(TRIES):
-            got, found = patiently(lambda: self._try(name, held), self._what(name), self._pause)
+            got, found = patiently(
+                lambda: self._try(name, held, arrived), self._what(name), self._pause
+            )
             if got is not None:
                 return got
         raise DataError(
@@ -53,12 +54,14 @@ class Downloads:
             f"expected {held.sum} as the hub says"
         )
 
-    def _try(self, name: str, held: Held) -> tuple[Path | None, str]:
+    def _try(
+        self, name: str, held: Held, arrived: Callable[[int], None]
+    ) -> tuple[Path | None, str]:
         """Download; where it was put, if its sum is right, and the sum."""
         with self._slot.temporary() as folder:
             follower = Follower(folder, held) if self._follow else None
             try:
-                path = self._download(name, folder)
+                path = self._download(name, folder, arrived)
             finally:
                 found = follower.end() if follower else ""
             if found != held.sum:
@@ -67,22 +70,18 @@ class Downloads:
                 found = again
             return (self._slot.put(path, name) if found == held.sum else None), found
 
-    def _download(self, name: str, folder: Path) -> Path:
+    def _download(self, name: str, folder: Path, arrived: Callable[[int], None]) -> Path:
         from huggingface_hub import hf_hub_download
 
         words: dict[str, Any] = dict(LIBRARY)
         if "tqdm_class" in inspect.signature(hf_hub_download).parameters:
-            words["tqdm_class"] = self._watched
+            words["tqdm_class"] = _watched(self._check, arrived)
         # Neither is the cache copied from, which may be what was wrong, nor is it written to.
         cache = folder / "cache"
         repo, commit = self._pinned
         return Path(
             hf_hub_download(repo, name, revision=commit, local_dir=folder, cache_dir=cache, **words)
         )
-
-    def _count(self, nbytes: int) -> None:
-        self._check()
-        self._arrived(nbytes)
 
     def _check(self) -> None:
         if self._stopping.is_set():
@@ -96,8 +95,8 @@ class Downloads:
         return f"{shown(name)} of {self._pinned}"
 
 
-def _watched(count: Callable[[int], None]) -> type:
-    """A progress bar for huggingface_hub: it shows nothing, and tells ``count`` of bytes."""
+def _watched(check: Callable[[], None], arrived: Callable[[int], None]) -> type:
+    """A progress bar for huggingface_hub: it shows nothing, tells of bytes, and may raise."""
     from huggingface_hub import utils
 
     base: Any = utils.tqdm  # type: ignore[attr-defined]
@@ -109,7 +108,8 @@ def _watched(count: Callable[[int], None]) -> type:
             super().__init__(*words, **{**named, "disable": True})
 
         def update(self, n: float | None = 1) -> bool | None:
-            count(int(n or 0))
+            check()
+            arrived(int(n or 0))
             return None
 
     return Watched

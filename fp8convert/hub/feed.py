@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -49,7 +50,9 @@ class HubFeed:
         self._slot: Slot | None = None
         self._downloads: Downloads | None = None
         self._threads: list[threading.Thread] = []
-        self._leaving: Callable[[int], None] = lambda n: None
+        self._leaving: Callable[[int], None] = _nothing
+        self._arrived: Callable[[int], None] = _nothing
+        self._latest, self._first_bytes = -1, 0  # download; how much of it before another begins
 
     def _there(self, shard: Shard) -> Path | None:
         """Where it is if it is in a cache, or was kept by an earlier run; it stays there."""
@@ -72,12 +75,9 @@ class HubFeed:
 
     @property
     def _lanes(self) -> int:
-        """Downloads at once. While some come, others wait to be used: else they would all be used
-        at the same time, and then none would come."""
+        """Downloads at once."""
         largest = max(self._sizes.values(), default=1)
-        need = least(self._groups, self._sizes)
-        spare, together = (self._size - need) // largest // 2, need // largest - 1
-        return max(1, min(LANES, max(spare, together), len(self._sizes)))
+        return max(1, min(LANES, self._size // largest // 2 + 1, len(self._sizes)))
 
     @property
     def _by_name(self) -> dict[str, int]:
@@ -104,9 +104,9 @@ class HubFeed:
         if root is None or not (self._sizes or root.is_dir()):
             return
         xet.tame(self._lanes)
-        self._leaving = leaving
+        self._leaving, self._arrived = leaving, arrived
         self._slot = Slot(root, self._name, self._scratch.own, self._scratch.keep)
-        self._downloads = Downloads(self._repo.pinned, self._slot, arrived)
+        self._downloads = Downloads(self._repo.pinned, self._slot)
         names = self._by_name
         left = self._slot.left({name: self._sizes[n] for name, n in names.items()}, self._size)
         self._paths |= {names[n]: self._slot.place(n) for n in left}
@@ -133,19 +133,35 @@ class HubFeed:
                 self._changed.notify_all()
 
     def _next(self) -> Step | None:
-        """What to do, once there is something; None at the end."""
+        """What to do, once there is something; None at the end.
+
+        Downloads do not begin at the same time. They would come, and be converted, at the same
+        time, and meanwhile, where there is little room, none would come.
+        """
         with self._changed:
             while not (self._stopped or self._error or self._ledger.finished):
-                if step := self._ledger.next():
+                if self._first_bytes <= 0 and (step := self._ledger.next()):
+                    self._first_bytes = self._sizes[step.shard] // self._lanes * step.fetch
+                    self._latest = step.shard
                     return step
                 self._changed.wait()
         return None
 
+    def _came(self, n: int, nbytes: int) -> None:
+        with self._changed:
+            if n == self._latest and self._first_bytes > 0:
+                self._first_bytes -= nbytes
+                self._changed.notify_all()
+        self._arrived(nbytes)
+
     def _fetch(self, n: int) -> None:
         assert self._downloads
         name = self._shards[n].name
-        path = self._downloads.fetch(name, self._repo.held(name, "shard"))
+        held = self._repo.held(name, "shard")
+        path = self._downloads.fetch(name, held, functools.partial(self._came, n))
         with self._changed:
+            if n == self._latest:
+                self._first_bytes = 0
             self._paths[n], self._mtimes[n] = path, path.stat().st_mtime_ns
             self._ledger.arrived(n)
             self._changed.notify_all()
@@ -209,3 +225,7 @@ class HubFeed:
         if self._slot:
             self._slot.close()
             self._slot = None
+
+
+def _nothing(number: int) -> None:
+    """Nobody wants to know."""

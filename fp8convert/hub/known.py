@@ -60,7 +60,7 @@ def check_sum(path: str, found: str, sha256: str) -> None:
     if found != sha256:
         raise FormatError(
             f"{shown(path)} was changed after it was written: SHA-256 is {found}, expected "
-            f"{sha256}: remove it, and run the same again"
+            f"{sha256}: run the same again, having removed a target that is finished"
         )
 
 
@@ -79,8 +79,9 @@ class Known(CommitOperationAdd):
             size = file.seek(0, io.SEEK_END)
         self.path_or_fileobj = io.BytesIO() if self.plain else self.path
         self.upload_info = _info(size, sample, self.sha256)
+        # Xet sums what it reads, unless it is told of a sum, which it believes.
         if not self.plain and _commit_api.is_xet_available():  # type: ignore[attr-defined]
-            self.upload_info = UploadInfo.from_path(self.path)  # of no sum yet: Xet takes it
+            self.upload_info = UploadInfo.from_path(self.path)
 
     @contextmanager
     def as_file(self, with_tqdm: bool = False) -> Iterator[BinaryIO]:

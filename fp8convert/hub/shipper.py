@@ -7,9 +7,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ResumableError, UsageError, shown
+from ..job import Job, Manifest
 from ..origin import Feed
 from .branch import Branch
 from .delivery import Delivery
@@ -18,9 +19,6 @@ from .push import Push, Pushed
 from .quiet import quiet
 from .shipped import Shipped
 from .uploads import Uploads
-
-if TYPE_CHECKING:
-    from ..job import Job, Manifest
 
 
 class Shipper:
@@ -95,10 +93,15 @@ def shipping(job: Job, push: Push) -> Iterator[Shipper]:
             shipper.stop()
 
 
-def check(job: Job, push: Push) -> None:
-    """Before a run elsewhere whose target is to be uploaded: whether that can be done."""
+def check(job: Job, push: Push) -> Manifest | None:
+    """Before a run elsewhere whose target is to be uploaded: whether that can be done.
+
+    The manifest if there is nothing to run: weights of a finished target may be on the hub only.
+    """
     with shipping(job, push) as shipper:
+        data = shipper.stage.finished(job.catalogue.fingerprint)
         shipper.check()
+    return None if data is None else Manifest(job.target, data, already_done=True)
 
 
 def deliver(job: Job, manifest: Manifest, push: Push) -> Manifest:

@@ -14,6 +14,7 @@ from .refusals import told
 
 STAMPS = ("ETag", "generation", "etag", "created")  # s3fs; gcsfs; memory
 LIBRARY = 48 << 20  # bytes of memory: s3fs or gcsfs, and what they need
+VERSION = "?versionId="  # s3fs takes what precedes it in a path for another object's path
 TIMES = ("LastModified", "updated", "mtime", "created")
 
 
@@ -41,7 +42,10 @@ class Store:
 
     def full(self, name: str = "") -> str:
         """Bucket and key of ``name``."""
-        return f"{self.path.key}/{name}" if name else self.path.key
+        found = f"{self.path.key}/{name}" if name else self.path.key
+        if VERSION in found:
+            raise self._refused(f"{shown(self.address(name))}: expected no {VERSION!r} in it")
+        return found
 
     def beside(self, name: str = "") -> dict[str, Entry]:
         """What is directly in the folder ``name``, by its name there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ __all__ = ["hub"]
 
 OPTIONS = ToBf16(max_shard_size=500)
 ONE = Settings(workers=1)
+SECRET = "hf_of_the_reader"
 
 
 @pytest.fixture
@@ -37,19 +39,26 @@ def weights(files: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def test_a_repository_is_pinned(
-    hub: Hub, mini: Path, tmp_path: Path, expected: dict[str, bytes]
-) -> None:
-    """Workers read the commit that was planned, wherever the branch has gone since."""
+    hub: Hub, mini: Path, tmp_path: Path, expected: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Workers read the commit that was planned, wherever the branch has gone since; the token that
+    they need is in no file."""
     commit = hub.add("org/mini", mini)
+    hub.private("org/mini", SECRET)
+    monkeypatch.setenv("HF_TOKEN", SECRET)
     path = tmp_path / "plan.json"
     file = write_plan(prepare("hf://org/mini", tmp_path / "dst", OPTIONS), path)
     assert file.source == f"hf://org/mini@{commit}"
-    assert "hf_" not in path.read_text()
     assert hub.put("org/mini", {"config.json": b"{}"}) != commit
     count = len(file.tasks)
     for index in range(2):
         run_tasks(path, numbers(count, index, 2), ONE)
+    files = [p for p in tmp_path.rglob("*") if p.is_file() and not p.is_relative_to(hub.root)]
+    assert {"plan.json", "job.json"} <= {p.name for p in files}
+    assert [p for p in files if SECRET.encode() in p.read_bytes()] == []
     manifest = finalize(path)
+    assert SECRET not in json.dumps(manifest.data)
     assert weights(contents(tmp_path / "dst")) == expected
     assert manifest.data["identity"]["origin"] == {"hub": "org/mini", "commit": commit}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dst", "expected", "hub", "plan.json"]

@@ -245,7 +245,7 @@ def test_progress_is_told_of_what_is_left_to_send(hub: Hub, mini: Path, fast_pat
 def test_other_programs_deliver_what_they_have_made(hub: Hub, mini: Path, fast_path: Path) -> None:
     to = Push(REPO, drop=True)
     job = prepare(mini, fast_path / "dst", ToBf16(max_shard_size=CUT))
-    shipper.check(job, to)
+    assert shipper.check(job, to) is None
     assert hub.has(REPO)
     assert not (fast_path / "dst").exists()
     made = to_bf16(mini, fast_path / "dst", max_shard_size=CUT)
@@ -255,6 +255,12 @@ def test_other_programs_deliver_what_they_have_made(hub: Hub, mini: Path, fast_p
     assert found.dropped == 3
     assert on_hub(hub) == before
     assert files_of(fast_path / "dst").keys() == before.keys() - weights(before)
+    finished = shipper.check(job, to)  # though its weights are not here any more
+    assert finished
+    assert (finished.data, finished.already_done) == (made.data, True)
+    again = shipper.deliver(job, finished, to).pushed
+    assert again
+    assert again.already
 
 
 def test_a_place_in_an_object_store_is_not_uploaded(hub: Hub, mini: Path) -> None:
@@ -282,6 +288,8 @@ def test_a_stopped_upload_leaves_no_thread_at_work(
         real(self)
         stopped.set()
 
+    aborted: list[bool] = []
+    monkeypatch.setattr(uploads.xet, "abort", lambda: aborted.append(True))
     hub.on("/s3/", hold, method="PUT", at=1000, times=None)
     monkeypatch.setattr(uploads.Uploads, "settle", settle)
     monkeypatch.setattr(uploads.Uploads, "stop", stop)
@@ -296,6 +304,7 @@ def test_a_stopped_upload_leaves_no_thread_at_work(
     assert sent(hub)
     assert max(sent(hub)) < min(sizes[: len(sent(hub))])
     assert commits(hub) == 0
+    assert aborted
 
 
 def test_manifest_and_job_say_nothing_of_the_upload(hub: Hub, mini: Path, fast_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_the_token_is_kept_nowhere(
 
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "sub/x.safetensors", "pytorch_model.bin", "M.GGUF",
-             "model.safetensors.index.json"],
+             "w.npz", "model.safetensors.index.json"],
 )  # fmt: skip
 def test_weights_of_others(hub: Hub, mini: Path, fast_path: Path, name: str) -> None:
     hub.put(REPO, {name: b"x"})

@@ -150,9 +150,11 @@ class TestFlipped:
         self, chain: Path, expected: dict[str, bytes], hub: Hub, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        def believes(self: download.Downloads, name: str, held: Any) -> tuple[Path, str]:
+        def believes(
+            self: download.Downloads, name: str, held: Any, arrived: Any
+        ) -> tuple[Path, str]:
             with self._slot.temporary() as folder:
-                return self._slot.put(self._download(name, folder), name), held.sum
+                return self._slot.put(self._download(name, folder, arrived), name), held.sum
 
         monkeypatch.setattr(download.Downloads, "_try", believes)
         hub.add(REPO, chain)

@@ -9,11 +9,13 @@ from pathlib import Path
 import fsspec  # noqa: F401 (its registry is looked at)
 import pytest
 
-from fp8convert import origins
+from fp8convert import origins, to_bf16
 from fp8convert.convert import prepare
-from fp8convert.errors import UsageError
+from fp8convert.errors import Fp8ConvertError, UsageError
 from fp8convert.stores.address import ObjectPath, scheme_of
 from fp8convert.verify import verify
+
+from .emulator import Place
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,16 @@ def test_places(path: str, text: str, name: str) -> None:
 def test_no_places(path: str) -> None:
     with pytest.raises(UsageError, match=r"expected (s3|memory)://BUCKET/KEY"):
         ObjectPath.of(path)
+
+
+def test_no_versions(mini: Path, bucket: Place) -> None:
+    """s3fs would take the rest of the path for one, and write to what precedes it."""
+    bucket.put("dst", b"mine")
+    address = bucket.at("dst?versionId=1")
+    for act in (lambda: origins.at(address), lambda: to_bf16(mini, address)):
+        with pytest.raises(Fp8ConvertError, match=r"dst\?versionId=1': expected no"):
+            act()
+    assert bucket.fs.cat_file(f"{bucket.bucket}/dst") == b"mine"
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/model", "memory://model"])

@@ -1,4 +1,4 @@
-"""The end of a run, and runs on one target at once: store have no locks."""
+"""The end of a run, and runs on one target at once: stores have no locks."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
+from fp8convert import to_bf16
 from fp8convert.convert import execute, prepare, undisturbed
 from fp8convert.errors import FormatError, ResumableError, TargetError
 from fp8convert.settings import Settings
 from fp8convert.stores.staging import ObjectStaging
-from fp8convert.stores.state import JOB
+from fp8convert.stores.state import JOB, State
 from fp8convert.target import MANIFEST
 
+from ..mini import CUT
 from .emulator import Emulator, Place
-from .unfinished import DST, converted, finish, prepared, staging
+from .unfinished import DST, OPTIONS, converted, finish, left, prepared, staging
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,26 @@ def test_what_came_meanwhile_bars_the_commit(
     assert MANIFEST not in place.files(DST)
 
 
+def test_an_object_written_by_another_meanwhile_bars_the_commit(
+    mini: Path, place: Place, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same size, as by a run that was overtaken at its last step; the next makes it anew."""
+    job = prepared(mini, place)
+    real, name = ObjectStaging.commit, job.plan.tasks[1].file
+
+    def commit(self: ObjectStaging, manifest: dict[str, Any]) -> dict[str, Any]:
+        place.put(f"{DST}/{name}", whole[name][:-1] + b"?")
+        return real(self, manifest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectStaging, "commit", commit)
+        with pytest.raises(ResumableError, match=f"{name}.* changed since it was finished"):
+            execute(job)
+    assert MANIFEST not in place.files(DST)
+    execute(job)
+    assert place.files(DST) == whole
+
+
 # --- Other runs
 
 
@@ -126,15 +148,35 @@ def test_a_run_that_was_overtaken_ends(mini: Path, place: Place, whole: dict[str
     before = place.marks(DST)
     for act in (
         lambda: finish(old, job, 1, whole),
+        lambda: old.put_bytes("config.json", b"{}"),
         lambda: old.commit({"files": []}),
     ):
         with pytest.raises(ResumableError, match="has taken over"):
             act()
-    after = {n: m for n, m in place.marks(DST).items() if n.startswith(".") or n == MANIFEST}
-    assert after == {n: m for n, m in before.items() if n.startswith(".")}
+    assert place.marks(DST) == before
     assert isinstance(old.overtaken(), ResumableError)
     place.remove(f"{DST}/{JOB}")  # the other one has ended
     assert isinstance(old.overtaken(), ResumableError)
+
+
+def test_two_plans_that_begin_at_the_same_moment(
+    mini: Path, memory: Place, whole: dict[str, bytes], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Both find an empty target. What the other has finished has the names and sizes of one's own:
+    it is not taken for that."""
+    one, two = prepared(mini, memory), prepared(mini, memory, replace(OPTIONS, dtype="float16"))
+    check = State._check_own
+
+    def first(self: State, seen: Any) -> None:
+        monkeypatch.setattr(State, "_check_own", check)
+        assert left(one, whole) == [two.plan.tasks[0].file]
+        assert two.plan.tasks[0].size == one.plan.tasks[0].size
+
+    monkeypatch.setattr(State, "_check_own", first)
+    execute(two)
+    to_bf16(mini, tmp_path / "dst", max_shard_size=CUT, dtype="float16")
+    assert memory.files(DST) == {p.name: p.read_bytes() for p in (tmp_path / "dst").iterdir()}
 
 
 def test_uploads_of_the_run_before_are_aborted(mini: Path, bucket: Place) -> None:

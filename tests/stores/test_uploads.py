@@ -134,6 +134,45 @@ def test_a_part_that_fails_is_told_and_aborted(s3: Emulator, small_parts: int) -
     assert (place.uploads(), place.files("x")) == ([], {})
 
 
+@pytest.mark.parametrize("part", ["1", "3"])
+def test_a_part_that_is_tried_again_is_sent_whole(
+    s3: Emulator, small_parts: int, part: str
+) -> None:
+    """By s3fs, which calls the client once more with the same body, read to its end by then."""
+    data, failed = random.Random(0).randbytes(12 * MIB), 0
+
+    def before(request: Request) -> Answer | None:
+        nonlocal failed
+        if request.query.get("partNumber") != part or request.method != "PUT" or failed == 2:
+            return None
+        failed += 1
+        return Answer.error("503 Slow Down", "SlowDown")
+
+    place, upload = begun("s3", len(data))
+    with s3.answering(before):
+        fed(upload, data, MIB)
+        upload.finish()
+    upload.commit()
+    assert failed == 2
+    assert place.files("x") == {"y": data}
+
+
+def test_a_completion_whose_answer_is_lost(
+    mini: Path, bucket: Place, s3: Emulator, tmp_path: Path
+) -> None:
+    """The store knows of no such upload any more when it is asked again: the file is redone."""
+
+    def before(request: Request) -> Answer | None:
+        lost = request.method == "POST" and "uploadId" in request.query
+        return Answer.error("404 Not Found", "NoSuchUpload") if lost else None
+
+    with s3.answering(before), pytest.raises(ResumableError, match="its upload is gone"):
+        execute(prepare(mini, bucket.at("dst")))
+    execute(prepare(mini, bucket.at("dst")))
+    execute(prepare(mini, tmp_path / "dst"))
+    assert bucket.files("dst") == {p.name: p.read_bytes() for p in (tmp_path / "dst").iterdir()}
+
+
 def test_a_failing_part_ends_a_long_upload_early(s3: Emulator, small_parts: int) -> None:
     """It is not the last to be known: most is not sent any more."""
     lanes = Lanes(1)
@@ -210,6 +249,22 @@ def test_where_they_may_not_be_listed(bucket: Place, s3: Emulator) -> None:
     with s3.answering(lambda r: denied if "uploads" in r.query else None):
         uploads.abort_left(store, {"a"})
     assert [r.method for r in s3.requests] == ["GET"]
+
+
+@pytest.mark.parametrize("code", ["404 NoSuchUpload", "403 AccessDenied"])
+def test_those_that_cannot_be_aborted(bucket: Place, s3: Emulator, code: str) -> None:
+    """Its run has just ended it, or that is not permitted: the others are, and the run goes on."""
+    store = Store(ObjectPath.of(bucket.at("x")), TargetError)
+    for key in ("x/a", "x/b"):
+        bucket.fs.call_s3("create_multipart_upload", Bucket=bucket.bucket, Key=key)
+
+    def before(request: Request) -> Answer | None:
+        barred = request.method == "DELETE" and request.key.endswith("/a")
+        return Answer.error(code, code[4:]) if barred else None
+
+    with s3.answering(before):
+        uploads.abort_left(store, {"a", "b"})
+    assert bucket.uploads() == ["x/a"]
 
 
 # --- Blocks
