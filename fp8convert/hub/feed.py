@@ -6,23 +6,21 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import ResumableError, UsageError
+from ..errors import ResumableError
 from ..fileio import SourceFile
 from ..origin import Scratch, Shard, Wanted
 from . import xet
+from .demand import Demand
 from .download import Downloads
-from .ledger import Ledger, Step, least
-from .scratch import Slot, is_there, kept, slot_name, waiting
+from .ledger import Ledger, Step
+from .scratch import Slot
 
 if TYPE_CHECKING:
     from .repo import HubRepo
 
-AHEAD = 4  # shards that wait, or come, where nothing else is said
-LANES = 4  # downloads at once, at most
 PATIENCE = 0.5  # seconds that downloads get to end
 MEMORY, LANE_MEMORY = 48 << 20, 32 << 20  # bytes: huggingface_hub, and its buffers for a download
 
@@ -33,18 +31,13 @@ class HubFeed:
     def __init__(
         self, repo: HubRepo, shards: Sequence[Shard], wanted: Sequence[Wanted], scratch: Scratch
     ) -> None:
-        self._repo, self._shards, self._scratch = repo, shards, scratch
-        self._name = slot_name(repo.pinned)
-        numbers = sorted({n for w in wanted for n in w.shards})
-        self._paths = {n: p for n in numbers if (p := self._there(shards[n]))}
-        self._sizes = {n: shards[n].size for n in numbers if n not in self._paths}
-        self._groups = [w.shards & self._sizes.keys() for w in wanted]
+        self._demand = Demand(repo, shards, wanted, scratch)
+        self._paths = dict(self._demand.here)
+        self._mtimes = {n: p.stat().st_mtime_ns for n, p in self._paths.items()}
         self._files = [set(w.files) for w in wanted]  # that are not finished
         self._group = {file: g for g, w in enumerate(wanted) for file in w.files}
-        self._size = self._bound(scratch)
-        self._mtimes = {n: p.stat().st_mtime_ns for n, p in self._paths.items()}
         self._changed = threading.Condition()
-        self._ledger = Ledger(self._groups, self._sizes, self._size, scratch.keep)
+        self._ledger = self._new_ledger(())
         self._error: BaseException | None = None
         self._stopped = False
         self._slot: Slot | None = None
@@ -54,68 +47,38 @@ class HubFeed:
         self._arrived: Callable[[int], None] = _nothing
         self._latest, self._first_bytes = -1, 0  # download; how much of it before another begins
 
-    def _there(self, shard: Shard) -> Path | None:
-        """Where it is if it is in a cache, or was kept by an earlier run; it stays there."""
-        root = self._scratch.folder
-        path = kept(root, self._name) / shard.name if root else None
-        return path if path and is_there(path, shard.size) else self._repo.cached(shard.name)
-
-    def _bound(self, scratch: Scratch) -> int:
-        """Bytes of shards in the scratch at once; refuses less than is needed."""
-        every = sum(self._sizes.values())
-        need = every if scratch.keep else least(self._groups, self._sizes)
-        largest = max(self._sizes.values(), default=0)
-        size = min(every, need + AHEAD * largest) if scratch.size is None else scratch.size
-        if size < need:
-            why = "to keep all" if scratch.keep else "as files are made of so much at once"
-            raise UsageError(f"--scratch-size {size:,} bytes, expected at least {need:,}: {why}")
-        if need and scratch.folder is None:
-            raise UsageError("--scratch DIR is needed, for downloads: the target is not on a disk")
-        return size
-
-    @property
-    def _lanes(self) -> int:
-        """Downloads at once."""
-        largest = max(self._sizes.values(), default=1)
-        return max(1, min(LANES, self._size // largest // 2 + 1, len(self._sizes)))
-
-    @property
-    def _by_name(self) -> dict[str, int]:
-        """Shards that are not in the cache, and their numbers, in the order of use."""
-        return {self._shards[n].name: n for g in self._groups for n in sorted(g)}
+    def _new_ledger(self, left: Iterable[int]) -> Ledger:
+        d = self._demand
+        return Ledger(d.groups, d.sizes, d.size, d.scratch.keep, left)
 
     @property
     def room(self) -> int:
         """Bytes that it may fill, beside what is in the scratch already."""
-        if not self._sizes or self._scratch.folder is None:
-            return 0
-        sizes = {name: self._sizes[n] for name, n in self._by_name.items()}
-        size = min(self._size, sum(sizes.values()))
-        return max(0, size - waiting(self._scratch.folder, self._name, sizes))
+        return self._demand.room
 
     @property
     def memory(self) -> int:
         """Bytes."""
-        return MEMORY + xet.memory() + self._lanes * LANE_MEMORY
+        lanes = self._demand.lanes
+        return MEMORY + (xet.memory() + lanes * LANE_MEMORY if lanes else 0)
 
     def begin(self, leaving: Callable[[int], None], arrived: Callable[[int], None]) -> None:
         """Take a place in the scratch, and begin to download."""
-        root = self._scratch.folder
-        if root is None or not (self._sizes or root.is_dir()):
+        scratch = self._demand.scratch
+        root = scratch.folder
+        if root is None or not (self._demand.sizes or root.is_dir()):
             return
-        xet.tame(self._lanes)
+        xet.tame(self._demand.lanes)
         self._leaving, self._arrived = leaving, arrived
-        self._slot = Slot(root, self._name, self._scratch.own, self._scratch.keep)
-        self._downloads = Downloads(self._repo.pinned, self._slot)
-        names = self._by_name
-        left = self._slot.left({name: self._sizes[n] for name, n in names.items()}, self._size)
-        self._paths |= {names[n]: self._slot.place(n) for n in left}
-        self._ledger = Ledger(
-            self._groups, self._sizes, self._size, self._scratch.keep, [names[n] for n in left]
-        )
+        self._slot = Slot(root, self._demand.name, scratch.own, scratch.keep)
+        self._downloads = Downloads(self._demand.repo.pinned, self._slot)
+        left = self._slot.left(self._demand.by_name, self._demand.size)
+        numbers = self._demand.numbers
+        self._paths |= {numbers[name]: self._slot.place(name) for name in left}
+        self._ledger = self._new_ledger(numbers[name] for name in left)
         self._threads = [
             threading.Thread(target=self._run, name=f"download-{n}", daemon=True)
-            for n in range(self._lanes if self._sizes else 0)
+            for n in range(self._demand.lanes)
         ]
         for thread in self._threads:
             thread.start()
@@ -141,7 +104,8 @@ class HubFeed:
         with self._changed:
             while not (self._stopped or self._error or self._ledger.finished):
                 if self._first_bytes <= 0 and (step := self._ledger.next()):
-                    self._first_bytes = self._sizes[step.shard] // self._lanes * step.fetch
+                    share = self._demand.sizes[step.shard] // self._demand.lanes
+                    self._first_bytes = share if step.fetch else 0
                     self._latest = step.shard
                     return step
                 self._changed.wait()
@@ -156,8 +120,8 @@ class HubFeed:
 
     def _fetch(self, n: int) -> None:
         assert self._downloads
-        name = self._shards[n].name
-        held = self._repo.held(name, "shard")
+        name = self._demand.shards[n].name
+        held = self._demand.repo.held(name, "shard")
         path = self._downloads.fetch(name, held, functools.partial(self._came, n))
         with self._changed:
             if n == self._latest:
@@ -193,7 +157,7 @@ class HubFeed:
 
     def opened(self, shard: int, io: str) -> SourceFile:
         """One of them."""
-        path, planned = self._paths[shard], self._shards[shard]
+        path, planned = self._paths[shard], self._demand.shards[shard]
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         return SourceFile(fd, planned.name, io, planned.size, self._mtimes[shard])
 
@@ -211,9 +175,10 @@ class HubFeed:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+            finished = self._ledger.finished
         if self._downloads:
             self._downloads.stop()
-        if any(thread.is_alive() for thread in self._threads):
+        if not finished and any(thread.is_alive() for thread in self._threads):
             xet.abort()
 
     def close(self) -> None:
