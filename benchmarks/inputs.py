@@ -98,8 +98,8 @@ def _merge(source: Path, to: Path) -> None:
 
 def _recut(source: Path, to: Path, nbytes: int) -> None:
     weights: dict[str, list[tuple[Path, Entry]]] = {}
-    for file, entry in ((file, e) for file in shards(source) for e in entries(file)):
-        weights.setdefault(entry.name.removesuffix("_scale_inv"), []).append((file, entry))
+    for shard, entry in ((s, e) for s in shards(source) for e in entries(s)):
+        weights.setdefault(entry.name.removesuffix("_scale_inv"), []).append((shard, entry))
     cut: list[list[tuple[Path, Entry]]] = [[]]
     for rows in weights.values():
         if sum(e.end - e.begin for _, e in cut[-1]) >= nbytes:
