@@ -31,9 +31,11 @@ def merged(env: Env, source: Path) -> Path:
     return kept(env, f"{source.name}-merged", lambda to: _merge(source, to))
 
 
-def recut(env: Env, source: Path, nbytes: int) -> Path:
-    """``source`` in shards of about ``nbytes``, scales beside their codes, as in large models."""
-    return kept(env, f"{source.name}-{nbytes // MIB}mib", lambda to: _recut(source, to, nbytes))
+def recut(env: Env, source: Path, nbytes: int, times: int) -> Path:
+    """``source``, so many times, in shards of about ``nbytes``; scales beside their codes, as in
+    large models."""
+    name = f"{source.name}-{times}-times-{nbytes // MIB}mib"
+    return kept(env, name, lambda to: _recut(source, to, nbytes, times))
 
 
 def sparse(
@@ -96,7 +98,7 @@ def _merge(source: Path, to: Path) -> None:
                     out.write(f.read(piece))
 
 
-def _recut(source: Path, to: Path, nbytes: int) -> None:
+def _recut(source: Path, to: Path, nbytes: int, times: int) -> None:
     weights: dict[str, list[tuple[Path, Entry]]] = {}
     for shard, entry in ((s, e) for s in shards(source) for e in entries(s)):
         weights.setdefault(entry.name.removesuffix("_scale_inv"), []).append((shard, entry))
@@ -105,7 +107,11 @@ def _recut(source: Path, to: Path, nbytes: int) -> None:
         if sum(e.end - e.begin for _, e in cut[-1]) >= nbytes:
             cut.append([])
         cut[-1] += rows
-    tensors = [[(e.name, e.dtype, e.shape) for _, e in rows] for rows in cut]
+    cut *= times
+    tensors = [
+        [(_again(e.name, n * times // len(cut)), e.dtype, e.shape) for _, e in rows]
+        for n, rows in enumerate(cut)
+    ]
     names = begin(to, tensors, json.loads((source / "config.json").read_text()))
     _copy_small(source, to)
     for name, rows, of in zip(names, cut, tensors, strict=True):
@@ -116,6 +122,11 @@ def _recut(source: Path, to: Path, nbytes: int) -> None:
                     f.seek(entry.begin)
                     for piece in _pieces(entry.end - entry.begin):
                         out.write(f.read(piece))
+
+
+def _again(name: str, number: int) -> str:
+    """A tensor's name in copy ``number`` of a checkpoint."""
+    return f"copy{number}.{name}" if number else name
 
 
 def _pieces(nbytes: int) -> Iterator[int]:

@@ -20,11 +20,11 @@ SCRATCH_OPTIONS = (
     click.option("--scratch", type=click.Path(file_okay=False), metavar="DIR",
                  help="Where shards of the hub wait to be converted.  [default: beside DST]"),
     click.option("--scratch-size", type=Size(),
-                 help="Bound on them.  [default: a few shards]"),
-    click.option("--keep-downloads", is_flag=True, help="Leave them there."),
+                 help="Bound on their bytes there.  [default: a few shards]"),
+    click.option("--keep-downloads", is_flag=True, help="Leave all of them there, for later runs."),
 )  # fmt: skip
 PUSH_OPTIONS = (
-    click.option("--push-to-hub", metavar="ORG/NAME", help="Upload DST as well."),
+    click.option("--push-to-hub", metavar="ORG/NAME", help="Upload DST to the hub as well."),
     click.option("--private", is_flag=True,
                  help="With --push-to-hub: to a private repository, made so if it is new."),
     click.option("--revision", metavar="BRANCH",
@@ -37,7 +37,7 @@ PUSH_OPTIONS = (
 PUSH_NAMES = ("push_to_hub", "private", "revision", "drop_uploaded", "parity_report")
 EXECUTOR_OPTIONS = (
     click.option("--executor", type=click.Choice(NAMES), default=NAMES[0],
-                 show_default=True, help="ray: a task a file; needs fp8convert[ray]."),
+                 show_default=True, help="ray: a Ray task for each file; needs fp8convert[ray]."),
 )  # fmt: skip
 
 

@@ -21,13 +21,15 @@ COUNTS = ("weights", "parameters", "parts", "example")
 @click.command(
     "inspect",
     epilog="\b\nExamples:\n  fp8convert inspect DeepSeek-V3\n"
-    "  fp8convert inspect DeepSeek-V3 --json | jq .parameters",
+    "  fp8convert inspect DeepSeek-V3 --json | jq .parameters\n"
+    "  fp8convert inspect hf://deepseek-ai/DeepSeek-V3",
 )
 @click.argument("src")
 @click.option("--json", "as_json", is_flag=True, help="The whole report as JSON.")
 @click.pass_context
 def inspect_command(ctx: click.Context, src: str, as_json: bool) -> None:
-    """Say what the checkpoint folder SRC is, from its headers alone.
+    """Say what the checkpoint SRC is, from its headers alone: a folder, hf://org/name[@revision],
+    s3://BUCKET/KEY or gs://BUCKET/KEY.
 
     Exit code 1 if something bars its conversion.
     """

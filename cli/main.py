@@ -60,7 +60,9 @@ class _Lazy(click.Group):
     "  fp8convert to-bf16 DeepSeek-V3 DeepSeek-V3-bf16\n"
     "  fp8convert quantize DeepSeek-V3-bf16 DeepSeek-V3-fp8 --scheme fp8-block\n"
     "  fp8convert shard-for-tp DeepSeek-V3 DeepSeek-V3-mp16 --tp 16\n"
-    "  fp8convert verify DeepSeek-V3-bf16 --against DeepSeek-V3",
+    "  fp8convert verify DeepSeek-V3-bf16 --against DeepSeek-V3\n"
+    "  fp8convert to-bf16 hf://deepseek-ai/DeepSeek-V3 DeepSeek-V3-bf16 --scratch-size 50GB\n"
+    "  fp8convert plan to-bf16 DeepSeek-V3 DeepSeek-V3-bf16 --out plan.json",
 )
 @click.version_option(VERSION, prog_name="fp8convert")
 def cli() -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from fp8convert.planfile import PlanFile
 
 _EXAMPLES = {
-    "to-bf16": ("DeepSeek-V3 DeepSeek-V3-bf16", "SRC DST --max-shard-size 5GB --strict"),
-    "quantize": ("my-finetune-bf16 my-finetune --scheme fp8-block",),
+    "to-bf16": ("DeepSeek-V3 DeepSeek-V3-bf16", "hf://org/name DST --max-shard-size 5GB"),
+    "quantize": ("s3://models/SRC s3://models/DST --scheme nvfp4",),
     "shard-for-tp": ("DeepSeek-V3 DeepSeek-V3-mp16 --tp 16", "SRC DST --tp 8 --layout hf"),
     "unshard": ("DeepSeek-V3-mp16 DeepSeek-V3",),
 }  # fmt: skip
@@ -42,7 +42,7 @@ def _planning(name: str) -> click.Command:
         name,
         params=[*params, *_OWN],
         callback=functools.partial(_plan, name),
-        short_help=f"Begin a {name} for many machines.",
+        short_help=f"Begin {name} for many machines.",
         help=f"Plan {name} of SRC to DST, and begin it, for others to work on. Its options are "
         "those of that command; those of a run (--workers, --memory ...) go to run-task.",
         epilog="\b\nExamples:\n  " + "\n  ".join(examples),

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     "  fp8convert quantize my-finetune-bf16 my-finetune --scheme fp8-block\n"
     "  fp8convert quantize DeepSeek-V3 DeepSeek-V3-nvfp4 --scheme nvfp4 --scale-search mse\n"
     "  fp8convert quantize V4-Flash V4-Flash-fp8 --scheme fp8-block-ue8m0 --require-exact\n"
-    "  fp8convert quantize SRC DST --scheme int4-group --group 32 --include '*.experts.*'",
+    "  fp8convert quantize SRC DST --scheme int4-group --group 32 --include '*.experts.*'\n"
+    "  fp8convert quantize hf://org/name DST --scheme nvfp4 --push-to-hub my-org/name-nvfp4",
 )
 @click.argument("src")
 @click.argument("dst")
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 @click.option("--report", metavar="FILE.json", help="Write each weight's error there.")
 @engine_options
 def quantize_command(src: str, dst: str, report: str | None, **options: Any) -> None:
-    """Encode the checkpoint folder SRC, in any format, into a low-precision one at DST.
+    """Encode the checkpoint SRC, in any format, into a low-precision one at DST.
+
+    SRC is a folder, hf://org/name[@revision], s3:// or gs://; DST a folder, s3:// or gs://.
 
     The linears of attention and MLPs are encoded; embeddings, heads, norms and routers are kept.
     What the source holds losslessly in the new form is carried over exactly, and the manifest says

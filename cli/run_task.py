@@ -24,7 +24,8 @@ _RUNNING = ("workers", "memory", "io", "scratch", "scratch_size", "keep_download
 @click.command(
     "run-task",
     epilog="\b\nExamples:\n  fp8convert run-task plan.json --index 0 --count 8\n"
-    '  fp8convert run-task plan.json --index "$SLURM_ARRAY_TASK_ID" --count 8',
+    '  fp8convert run-task plan.json --index "$SLURM_ARRAY_TASK_ID" --count 8\n'
+    "  fp8convert run-task plan.json --index 0 --count 8 --scratch /local --scratch-size 50GB",
 )
 @PLAN_ARGUMENT
 @click.option("--index", type=click.IntRange(0), required=True, help="Of this worker, from 0.")

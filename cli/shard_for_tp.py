@@ -48,7 +48,8 @@ class Ranks(_RanksType):
     "  shard-for-tp Qwen3-32B-FP8 Qwen3-tp4 --tp 4 --layout hf\n"
     "  shard-for-tp DeepSeek-V3 V3-tp32 --tp 32 --layout hf --misaligned reblock\n"
     "  shard-for-tp DeepSeek-V3 V3-mp8-bf16 --tp 8 --weights bf16 --ranks 0,3-5\n"
-    "  shard-for-tp --hf-ckpt-path SRC --save-path DST --n-experts 256 --model-parallel 16",
+    "  shard-for-tp --hf-ckpt-path SRC --save-path DST --n-experts 256 --model-parallel 16\n"
+    "  shard-for-tp hf://deepseek-ai/DeepSeek-V3 V3-mp8 --tp 8 --scratch-size 50GB",
 )
 @click.argument("src", required=False)
 @click.argument("dst", required=False)
@@ -81,7 +82,9 @@ def shard_for_tp_command(
     model_parallel: int | None,
     **options: Any,
 ) -> None:
-    """Cut the checkpoint folder SRC for N tensor-parallel ranks, into the folder DST.
+    """Cut the checkpoint SRC for N tensor-parallel ranks, into the folder DST.
+
+    SRC is a folder, hf://org/name[@revision], s3:// or gs://; DST a folder, s3:// or gs://.
 
     Weights and their scales are cut together, between blocks; where N does not allow it, this is
     refused and the numbers that do are listed. DST appears whole or not at all; after an

@@ -18,21 +18,26 @@ if TYPE_CHECKING:
 
 def print_plan(job: Job, settings: Settings, as_json: bool, push: Push | None = None) -> None:
     from fp8convert.report import counts
+    from fp8convert.space import room_for
 
     plan = job.plan
     needed = plan.disk_needed
-    if push and push.drop:
+    if push:
         from fp8convert.hub.paced import most_at_once
+        from fp8convert.hub.shipper import uploadable
 
-        needed = min(needed, most_at_once(plan))
+        uploadable(job, push)
+        needed = min(needed, most_at_once(plan)) if push.drop else needed
     fitted = job.fitted(settings)
+    scratch, free_there, shared = room_for(job, fitted.scratch)
     facts: dict[str, Any] = {
         "target": str(job.target),
         "disk_needed": needed,
         "disk_free": job.disk_free,
-        "scratch": job.feed(fitted.scratch).room,
+        "scratch": scratch,
         "peak_memory": fitted.peak_memory,
         "workers": fitted.threads,
+        **({"push_to_hub": push.place} if push else {}),
     }
     if as_json:
         click.echo(json.dumps({**facts, **plan.to_dict()}, indent=1))
@@ -42,14 +47,18 @@ def print_plan(job: Job, settings: Settings, as_json: bool, push: Push | None = 
     click.echo(f"bytes out    {plan.bytes_out:,} ({human(plan.bytes_out)})")
     free = facts["disk_free"]
     if free is not None:
-        enough = "" if free >= needed else "  NOT ENOUGH"
+        enough = "" if free >= needed + scratch * shared else "  NOT ENOUGH"
         click.echo(f"disk needed  {human(needed)}, free {human(free)}{enough}")
-    if facts["scratch"]:
-        click.echo(f"scratch      {human(facts['scratch'])} in {fitted.scratch.folder}")
+    if scratch:
+        enough = "" if shared or free_there >= scratch else "  NOT ENOUGH"
+        where = f"in {fitted.scratch.folder}, free {human(free_there)}"
+        click.echo(f"scratch      {human(scratch)} {where}{enough}")
     click.echo(f"peak memory  {fitted.peak_memory >> 20} MiB, {fitted.threads} workers")
     click.echo(f"weights      {_counted(counts(plan))}")
     for note in plan.notes:
         click.echo(f"note         {note}")
+    if push:
+        click.echo(f"upload to    {push.place}")
     click.echo(f"tasks        {len(plan.tasks)}")
     for task in plan.tasks:
         click.echo(f"  {task.file}  {len(task.items):,} tensors, {human(task.size)}")

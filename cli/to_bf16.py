@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     "to-bf16",
     epilog="\b\nExamples:\n  fp8convert to-bf16 DeepSeek-V3 DeepSeek-V3-bf16\n"
     "  fp8convert to-bf16 DeepSeek-V3 DeepSeek-V3-bf16 --dry-run\n"
-    "  fp8convert to-bf16 SRC DST --max-shard-size 5GB --dtype float16",
+    "  fp8convert to-bf16 SRC DST --max-shard-size 5GB --dtype float16\n"
+    "  fp8convert to-bf16 hf://org/name DST --scratch-size 50GB\n"
+    "  fp8convert to-bf16 SRC DST --push-to-hub my-org/name --private\n"
+    "  fp8convert to-bf16 s3://models/SRC s3://models/DST\n"
+    "  fp8convert to-bf16 SRC DST --executor ray",
 )
 @click.argument("src", required=False)
 @click.argument("dst", required=False)
@@ -32,7 +36,9 @@ def to_bf16_command(
     output_bf16_hf_path: str | None,
     **options: Any,
 ) -> None:
-    """Convert the low-precision checkpoint folder SRC into a BF16 one at DST.
+    """Convert the low-precision checkpoint SRC into a BF16 one at DST.
+
+    SRC is a folder, hf://org/name[@revision], s3:// or gs://; DST a folder, s3:// or gs://.
 
     DST appears whole or not at all. After an interruption the same command goes on where it
     stopped; on a finished DST it says so.

@@ -17,7 +17,8 @@ from .shard_for_tp import summary
     epilog="\b\nExamples:\n"
     "  fp8convert unshard DeepSeek-V3-mp16 DeepSeek-V3\n"
     "  fp8convert unshard DeepSeek-V3-mp16 DeepSeek-V3-mp8 --tp 8\n"
-    "  fp8convert unshard published-mp16 DeepSeek-V3 --config DeepSeek-V3/config.json",
+    "  fp8convert unshard published-mp16 DeepSeek-V3 --config DeepSeek-V3/config.json\n"
+    "  fp8convert unshard s3://models/DeepSeek-V3-mp16 s3://models/DeepSeek-V3",
 )
 @click.argument("src")
 @click.argument("dst")
@@ -31,7 +32,8 @@ def unshard_command(src: str, dst: str, **options: Any) -> None:
 
     SRC is what shard-for-tp has written, in either layout, or DeepSeek's own
     model{i}-mp{N}.safetensors. Every tensor becomes what it was before it was cut. With --tp it is
-    cut for other ranks, without a whole checkpoint on the disk in between.
+    cut for other ranks, without a whole checkpoint on the disk in between. Both may be in an object
+    store (s3://, gs://), SRC on the hub (hf://org/name[@revision]).
     """
     from fp8convert.options import Unshard
 

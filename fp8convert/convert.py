@@ -22,7 +22,7 @@ from .planner import plan_to_bf16
 from .quantizer import plan_quantize
 from .report import counts, figures
 from .schemes.base import Scheme
-from .settings import Settings
+from .settings import Settings, check_kind
 from .shardplan import plan_shard
 from .space import check_space
 from .stage import Stage
@@ -177,7 +177,11 @@ def _converted(
         raise UsageError(f"unknown options {unknown}, known: {sorted(every)}")
     settings = Settings(**{k: v for k, v in options.items() if k in _SETTING_NAMES})
     chosen = kind(**{k: v for k, v in options.items() if k in known})
-    return execute(prepare(src, dst, chosen), settings, options.get("push"))
+    if (push := options.get("push")) is not None:
+        from .hub.push import Push
+
+        check_kind("push", push, Push)
+    return execute(prepare(src, dst, chosen), settings, push)
 
 
 @contextlib.contextmanager

@@ -178,4 +178,5 @@ class Engine:
             self._error = self._error or error
             for run in self._running:
                 run.stop()
-            self.feed.stop()
+            feed = self.feed
+        feed.stop()  # without our lock: its threads may be telling us of bytes

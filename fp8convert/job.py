@@ -76,8 +76,12 @@ class Job:
         return replace(settings, scratch=scratch).fitted(needs)
 
     def _check_place(self, scratch: Scratch) -> None:
-        """UsageError if downloads would lie where the target appears."""
-        if scratch.folder is None or not isinstance(self.target, Path):
+        """UsageError if downloads would lie where the target appears, or in what is no folder."""
+        if scratch.folder is None:
+            return
+        if scratch.folder.exists() and not scratch.folder.is_dir():
+            raise UsageError(f"scratch {shown(scratch.folder)}: not a folder")
+        if not isinstance(self.target, Path):
             return
         real = Path(os.path.realpath(scratch.folder))
         if real.is_relative_to(self.target):

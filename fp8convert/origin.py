@@ -6,11 +6,17 @@ A folder (:mod:`.folder`), a repository of the hub (:mod:`.hub`), a place in an 
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from .errors import UsageError, shown
+
+_ADDRESS = re.compile("[a-z][a-z0-9+.-]*:/")  # also what a Path makes of one
 
 
 class Shard(NamedTuple):
@@ -83,6 +89,14 @@ class Scratch:
     size: int | None = None  # bytes, at most
     keep: bool = False  # whether what is there is left there
     own: bool = False  # whether the folder is for one target, and goes when it is empty
+
+    def __post_init__(self) -> None:
+        if self.folder is None:
+            return
+        text = os.fspath(self.folder)  # from Python a str may come, too
+        if _ADDRESS.match(text):
+            raise UsageError(f"scratch {shown(text)}: expected a folder of this machine")
+        object.__setattr__(self, "folder", Path(text))
 
 
 class Feed(Protocol):

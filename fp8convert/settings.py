@@ -21,6 +21,12 @@ MAX_TILE = 8 << 20
 SCRATCH = Scratch()
 
 
+def check_kind(name: str, value: object, kind: type) -> None:
+    """UsageError unless ``value``, given as ``name``, is a ``kind``."""
+    if not isinstance(value, kind):
+        raise UsageError(f"{name} {shown(value)}, expected a {kind.__module__}.{kind.__name__}")
+
+
 class Progress(NamedTuple):
     """How far a run is: output bytes written, of how many; source bytes read; bytes that have
     arrived over a network, to be read."""
@@ -43,6 +49,7 @@ class Settings:
     scratch: Scratch = SCRATCH  # for what is downloaded
 
     def __post_init__(self) -> None:
+        check_kind("scratch", self.scratch, Scratch)
         if self.workers < 0:
             raise UsageError(f"workers {self.workers}, expected 1 or more (or 0 to choose)")
         if self.io not in MODES:

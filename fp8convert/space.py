@@ -22,15 +22,21 @@ def check_space(
     there at once, and, if a ``scratch`` is given, for what is to wait there."""
     needed = job.plan.disk_needed - sum(t.size for t in job.plan.tasks if stage.recorded(t))
     needed = needed if most is None else min(needed, most)
-    folder = scratch.folder if scratch else None
-    waiting = job.feed(scratch).room if scratch and folder else 0
-    if folder and waiting:
-        place = _there(folder)
-        if isinstance(job.target, Path) and _disk(place) == _disk(_there(job.target)):
-            needed += waiting
-        else:
-            _check(shown(folder), waiting, shutil.disk_usage(place).free)
+    waiting, free, shared = room_for(job, scratch) if scratch else (0, 0, False)
+    if shared:
+        needed += waiting
+    elif scratch and waiting:
+        _check(shown(scratch.folder), waiting, free)
     _check(shown(job.target), needed, stage.free())
+
+
+def room_for(job: Job, scratch: Scratch) -> tuple[int, int, bool]:
+    """Bytes that downloads may take; bytes free there; whether the target takes of these, too."""
+    if not scratch.folder or not (waiting := job.feed(scratch).room):
+        return 0, 0, False
+    place = _there(scratch.folder)
+    shared = isinstance(job.target, Path) and _disk(place) == _disk(_there(job.target))
+    return waiting, shutil.disk_usage(place).free, shared
 
 
 def _check(what: str, needed: int, free: int | None) -> None:

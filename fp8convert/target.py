@@ -108,6 +108,9 @@ def read_json(path: Path) -> Any:
         return None
 
 
+_GONE = "\nIf --drop-uploaded removed them, give --push-to-hub again, or download them to here"
+
+
 def check_files(
     folder: Path, manifest: dict[str, Any], others: bool, apart: Container[str] = ()
 ) -> None:
@@ -134,10 +137,12 @@ def check_sizes(
     if others:
         actual = {name: size for name, size in actual.items() if name in expected}
     notes = differences(expected, actual)
+    gone = any(name.endswith(".safetensors") for name in set(expected) - set(actual))
     if notes:
         raise TargetError(
             f"{shown(folder)} does not hold what its manifest says, in bytes by file:\n"
             + "\n".join(notes)
+            + (_GONE if gone and isinstance(folder, Path) else "")
         )
 
 

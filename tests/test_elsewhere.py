@@ -214,11 +214,47 @@ def test_names_that_are_no_repository(
     assert "expected ORG/NAME" in str(done.exception)
 
 
+@pytest.mark.parametrize("place", ["s3://bucket/x", "hf://org/name", "file:///tmp/x"])
+def test_a_scratch_on_no_disk(
+    command: str, source: dict[str, Path], tmp_path: Path, asking: None,
+    monkeypatch: pytest.MonkeyPatch, place: str,
+) -> None:  # fmt: skip
+    """No folder of the name ``s3:`` is made."""
+    monkeypatch.chdir(tmp_path)
+    done = invoke(command, source[command], tmp_path / "dst", "--scratch", place)
+    assert isinstance(done.exception, UsageError), done
+    assert "expected a folder of this machine" in str(done.exception)
+    with pytest.raises(UsageError, match="expected a folder of this machine"):
+        Scratch(place)  # type: ignore[arg-type]
+    assert not os.listdir(tmp_path)
+
+
+def test_a_scratch_may_be_text() -> None:
+    assert Scratch("a/b:c") == Scratch(Path("a/b:c"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("scratch", "Scratch"), ("push", "Push")])
+def test_another_kind_of_thing_from_python(
+    tiny_fp8: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"{name} 'x/y', expected a fp8convert.*\.{kind}$"):
+        fp8convert.to_bf16(tiny_fp8, tmp_path / "dst", **{name: "x/y"})
+    assert not os.listdir(tmp_path)
+
+
 def test_executors_that_there_are_not(tiny_fp8: Path, tmp_path: Path) -> None:
     job = convert.prepare(tiny_fp8, tmp_path / "dst")
     with pytest.raises(UsageError, match="executor 'dask', expected one of local, ray"):
         executors.run("dask", job)
     assert not (tmp_path / "dst").exists()
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "inspect"])
+def test_help_says_what_addresses_there_are(name: str) -> None:
+    text = CliRunner().invoke(cli, [name, "--help"]).output
+    assert "hf://org/name[@revision]" in text
+    assert "s3://" in text
+    assert "gs://" in text
 
 
 def test_every_command_has_them_all(command: str) -> None:

@@ -260,7 +260,7 @@ def test_an_interrupt_wakes_who_waits(
     """The main thread is interrupted while a worker waits for a shard."""
     fed = feeding(monkeypatch.setattr, Never)
 
-    def wait(futures: Iterable[Any]) -> None:
+    def wait(futures: Iterable[Any], timeout: float) -> None:
         feed = fed()
         assert isinstance(feed, Never)
         feed.is_waited_for.wait()

@@ -105,7 +105,14 @@ def test_finished_and_then_damaged(finished: Path, plan: Plan) -> None:
     with pytest.raises(TargetError, match=rf"{name}: '[0-9]+' then, '5' now"):
         Staging(finished, plan).finished(source_of(finished))
     (finished / name).unlink()
-    with pytest.raises(TargetError, match=rf"{name}: '[0-9]+' then, 'None' now"):
+    hint = "\nIf --drop-uploaded removed them, give --push-to-hub again"
+    with pytest.raises(TargetError, match=rf"{name}: '[0-9]+' then, 'None' now{hint}"):
+        Staging(finished, plan).finished(source_of(finished))
+
+
+def test_a_companion_that_is_gone_was_not_uploaded(finished: Path, plan: Plan) -> None:
+    (finished / "config.json").unlink()
+    with pytest.raises(TargetError, match=r"config\.json: '[0-9]+' then, 'None' now$"):
         Staging(finished, plan).finished(source_of(finished))
 
 

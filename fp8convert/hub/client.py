@@ -32,7 +32,12 @@ def commit_of(address: Address) -> str:
     def ask() -> str:
         return str(HfApi(**LIBRARY).model_info(address.repo, revision=address.revision).sha)
 
-    return address.revision if address.pinned else patiently(ask, str(address))
+    if address.pinned:
+        return address.revision
+    found = address._replace(revision=patiently(ask, str(address)))
+    if not found.pinned:  # it becomes part of the names of folders
+        raise FormatError(f"{address}: the hub says that it is at {shown(found.revision)}")
+    return found.revision
 
 
 def listing(address: Address) -> dict[str, Held]:

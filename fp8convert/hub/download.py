@@ -14,6 +14,7 @@ from .address import Address
 from .client import LIBRARY
 from .errors import patiently
 from .held import Held
+from .quiet import unsigned
 from .scratch import Slot
 from .sums import Follower, sum_of
 
@@ -24,6 +25,7 @@ class Downloads:
     """From one commit into one slot; ``stop`` ends it soon."""
 
     def __init__(self, pinned: Address, slot: Slot) -> None:
+        unsigned()
         self._pinned, self._slot = pinned, slot
         self._stopping = threading.Event()
         self._follow = True  # whether bytes come in order
@@ -60,8 +62,14 @@ class Downloads:
         """Download; where it was put, if its sum is right, and the sum."""
         with self._slot.temporary() as folder:
             follower = Follower(folder, held) if self._follow else None
+
+            def came(nbytes: int) -> None:
+                if nbytes < 0 and follower:  # a hub that sent all in place of the rest
+                    follower.begun_again()
+                arrived(nbytes)
+
             try:
-                path = self._download(name, folder, arrived)
+                path = self._download(name, folder, came)
             finally:
                 found = follower.end() if follower else ""
             if found != held.sum:

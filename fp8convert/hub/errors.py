@@ -78,7 +78,7 @@ def explained(error: BaseException, what: str) -> Fp8ConvertError | None:
 
 def _of_status(error: object, what: str) -> Fp8ConvertError:
     """Of an answer with a status that is an error."""
-    from huggingface_hub import errors
+    from huggingface_hub import errors, get_token
 
     assert isinstance(error, errors.HfHubHTTPError)
     status = error.response.status_code
@@ -94,12 +94,14 @@ def _of_status(error: object, what: str) -> Fp8ConvertError:
     if isinstance(error, errors.EntryNotFoundError):
         return FormatError(f"{what}: no such file there")
     if status == 401:
-        return FormatError(f"{what}: the hub does not accept the token: {LOGIN}")
+        has = "does not accept the token" if get_token() else "asks for a token"
+        return FormatError(f"{what}: the hub {has}: {LOGIN}")
     if status == 403:
         return FormatError(f"{what}: the hub forbids it (403){said}; with another token? {LOGIN}")
     if status in BUSY or status >= 500:
         return ResumableError(f"{what}: the hub answers {status}{said}")
-    return FormatError(f"{what}: the hub answers {status}{said}")
+    end = "; is HF_ENDPOINT right?" if status == 404 else ""  # a hub says of what it is
+    return FormatError(f"{what}: the hub answers {status}{said}{end}")
 
 
 def _network() -> type[BaseException]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ..calls import let_go
 from ..errors import ResumableError
 from ..fileio import SourceFile
 from ..origin import Scratch, Shard, Wanted
@@ -17,6 +18,7 @@ from .demand import Demand
 from .download import Downloads
 from .ledger import Ledger, Step
 from .scratch import Slot
+from .sums import check_header
 
 if TYPE_CHECKING:
     from .repo import HubRepo
@@ -159,6 +161,11 @@ class HubFeed:
         """One of them."""
         path, planned = self._paths[shard], self._demand.shards[shard]
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            check_header(fd, planned)
+        except BaseException:
+            let_go(fd)
+            raise
         return SourceFile(fd, planned.name, io, planned.size, self._mtimes[shard])
 
     def done(self, file: str) -> None:

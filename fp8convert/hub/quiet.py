@@ -12,14 +12,21 @@ _SIGNED = re.compile(r"(https?://[^\s?]+)\?\S+")
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Until the end of it: no progress bars, no signed links, which whoever reads them may use, in
-    what it says of an attempt that has failed, and no word on why Xet is not used."""
+    """Until the end of it: no progress bars, and no word on why Xet is not used. And no signed
+    links, see :func:`unsigned`."""
+    unsigned()
+    log = logging.getLogger("huggingface_hub._commit_api")
     with _without_bars(), contextlib.ExitStack() as stack:
-        for name, kept in (("utils._http", _unsigned), ("_commit_api", _other)):
-            log = logging.getLogger(f"huggingface_hub.{name}")
-            log.addFilter(kept)
-            stack.callback(log.removeFilter, kept)
+        log.addFilter(_other)
+        stack.callback(log.removeFilter, _other)
         yield
+
+
+def unsigned() -> None:
+    """From now on: no signed links, which whoever reads them may use, in what it says of an
+    attempt that has failed. For good: its threads may speak after we have ended."""
+    for name in ("utils._http", "file_download"):
+        logging.getLogger(f"huggingface_hub.{name}").addFilter(_unsigned)
 
 
 def _other(record: logging.LogRecord) -> bool:

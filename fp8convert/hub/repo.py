@@ -45,7 +45,15 @@ def _at(address: Address, before: Mapping[str, str], said: tuple[str, ...]) -> O
         commit = began
     pinned = Address(address.repo, commit)
     asked = "" if address.pinned else address.revision
-    return HubRepo(pinned, client.listing(pinned), asked, said)
+    try:
+        return HubRepo(pinned, client.listing(pinned), asked, said)
+    except FormatError as e:
+        if commit != began:
+            raise
+        raise FormatError(
+            f"{e}: the unfinished run for this target began with that commit; "
+            "remove its work to begin anew"
+        ) from e
 
 
 def _same(address: Address, before: Mapping[str, str]) -> bool:

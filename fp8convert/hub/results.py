@@ -32,9 +32,9 @@ def parity(file: Path, target: Path) -> Parity:
         candidate = found["candidate"]["path"]
         result = _parity(found)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as e:
+        said = f"no {shown(e.args[0])}" if isinstance(e, KeyError) else shown(e)
         raise FormatError(
-            f"{shown(file)} is not what fp8convert parity --json prints: {type(e).__name__}: "
-            f"{shown(e)}"
+            f"{shown(file)} is not what fp8convert parity --json prints: {said}"
         ) from None
     if os.path.realpath(candidate) != str(target):
         raise FormatError(

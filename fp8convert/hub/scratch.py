@@ -71,7 +71,7 @@ class Slot:
         make_folder(place.parent)
         with path.open("rb") as file:
             sync(file.fileno())
-        os.replace(path, place)
+        _put_once(path, place)
         sync_folder(place.parent)
         return place
 
@@ -88,6 +88,8 @@ class Slot:
         """Let go of it; what was not completed is removed, and so are folders that are empty."""
         for path in self.folder.glob(f"{TEMPORARY}*"):
             remove(path)
+        if self._fd < 0:  # nobody would find it again
+            remove(self.folder)
         for path in self.folder.glob("*/"):
             _remove_empty(path)
         if _remove_empty(self.folder):
@@ -164,6 +166,14 @@ def _size(path: Path) -> int:
         return path.stat(follow_symlinks=False).st_size
     except (FileNotFoundError, NotADirectoryError):
         return -1
+
+
+def _put_once(path: Path, place: Path) -> None:
+    """Another run may have put it there meanwhile, and read it: one of the right size stays."""
+    if _size(place) == _size(path):
+        path.unlink()
+    else:
+        os.replace(path, place)
 
 
 def _remove_empty(folder: Path) -> bool:

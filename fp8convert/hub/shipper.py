@@ -21,15 +21,20 @@ from .shipped import Shipped
 from .uploads import Uploads
 
 
+def uploadable(job: Job, push: Push) -> Path:
+    """The target; UsageError if it is none that can be uploaded so. Asks nobody."""
+    if not isinstance(job.target, Path):
+        raise UsageError(f"--push-to-hub needs a folder here, not {shown(job.target)}")
+    if push.drop and job.plan.options.checksum == "none":
+        raise UsageError("--drop-uploaded needs checksums: what the hub has is known by them")
+    return job.target
+
+
 class Shipper:
     """A run with it builds in its ``stage``, and takes its feed ``paced``. Use :func:`shipping`."""
 
     def __init__(self, job: Job, push: Push) -> None:
-        if not isinstance(job.target, Path):
-            raise UsageError(f"--push-to-hub needs a folder here, not {shown(job.target)}")
-        if push.drop and job.plan.options.checksum == "none":
-            raise UsageError("--drop-uploaded needs checksums: what the hub has is known by them")
-        self.job, self.push, self.target = job, push, job.target
+        self.job, self.push, self.target = job, push, uploadable(job, push)
         self.pushed: Pushed | None = None
         self._checked = False
         self._uploads = Uploads(Branch(push, threading.Event()))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from ..calls import let_go
+from ..errors import DataError, shown
+from ..header import header_length
+from ..origin import Shard
 from .held import Held
 
 STEP = 1 << 20  # bytes
@@ -25,24 +29,42 @@ def sum_of(path: Path, held: Held, stopped: Callable[[], None]) -> str:
     return hasher.hexdigest()
 
 
+def check_header(fd: int, shard: Shard) -> None:
+    """DataError unless an open shard, whose sum is right, has the header that it was planned by:
+    that came by itself, and nothing was known of its bytes."""
+    length = header_length(os.pread(fd, 8, 0), shard.size, shown(shard.name))
+    if hashlib.sha256(os.pread(fd, length, 8)).hexdigest() != shard.header_sha256:
+        raise DataError(
+            f"{shown(shard.name)} has another header than came when it was planned: that was "
+            "damaged on its way; remove the unfinished work, and run the same again"
+        )
+
+
 class Follower:
     """Sums what comes into ``folder`` as it does, in a thread.
 
     It takes it that bytes are written once, in order. Where they are not the sum is wrong, and says
-    nothing: whoever gets one that is not the expected one sums the file itself.
+    nothing: whoever gets one that is not the expected one sums the file itself. But a file that is
+    begun again might get, where it was summed before, other bytes: then there is no sum.
     """
 
     def __init__(self, folder: Path, held: Held) -> None:
         self._folder, self._hasher = folder, held.hasher()
         self.found, self._ended = threading.Event(), threading.Event()
+        self._again = False  # whether it was begun again
         self._thread = threading.Thread(target=self._run, name="sums", daemon=True)
         self._thread.start()
 
+    def begun_again(self) -> None:
+        """Bytes that have come were thrown away."""
+        self._again = True
+
     def end(self) -> str:
-        """The sum of what came, and nothing more will; none if it was too short to be seen."""
+        """The sum of what came, and nothing more will; none if it was too short to be seen, or
+        was begun again."""
         self._ended.set()
         self._thread.join()
-        return self._hasher.hexdigest() if self.found.is_set() else ""
+        return self._hasher.hexdigest() if self.found.is_set() and not self._again else ""
 
     def _run(self) -> None:
         fd = -1
@@ -67,6 +89,8 @@ class Follower:
         buffer, at = memoryview(bytearray(STEP)), 0
         while True:
             last = self._ended.is_set()  # before what may be the last look
+            if os.fstat(fd).st_size < at:
+                self.begun_again()
             if n := os.preadv(fd, [buffer], at):
                 self._hasher.update(buffer[:n])
                 at += n

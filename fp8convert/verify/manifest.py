@@ -24,6 +24,7 @@ NAME = "manifest"
 CHUNK = 4 << 20
 AHEAD = 64 << 20
 HEX = frozenset("0123456789abcdef")
+CARD = "README.md"  # the model card, which an upload adds and a download has; nothing reads it
 
 
 class Listed(NamedTuple):
@@ -190,7 +191,7 @@ def _others(folder: Folder, files: list[Listed]) -> tuple[list[str], list[str]]:
     names = [n for n in folder.names() if n not in inside and not n.startswith(".")]
     for sub in sorted(n for n in inside if os.path.isdir(folder.root / n)):
         names += [f"{sub}/{n}" for n in folder.names(sub) if not n.startswith(".")]
-    more = [n for n in names if n not in known]
+    more = [n for n in names if n not in known and n != CARD]
     read = [n for n in more if n.lower().endswith(NEVER) or n.split("/")[-1] in DECLARATIONS]
     problems = [f"{shown(n)} is in the folder, but {MANIFEST} does not list it" for n in read]
     rest = [n for n in more if n not in read]

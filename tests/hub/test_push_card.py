@@ -313,6 +313,11 @@ def test_a_result_without_some_field(tmp_path: Path, field: str) -> None:
         parity(report(tmp_path, result), tmp_path / "dst")
 
 
+def test_what_a_result_lacks_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"parity --json prints: no 'candidate'$"):
+        parity(report(tmp_path, {"model_type": "x"}), tmp_path / "dst")
+
+
 def test_the_result_of_another_target(tmp_path: Path) -> None:
     file = report(tmp_path, of(tmp_path / "other"))
     with pytest.raises(FormatError, match=r"is the parity of .*other', expected of .*dst'"):

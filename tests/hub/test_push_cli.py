@@ -28,7 +28,7 @@ def _calm(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def run(source: Path, target: Path, *options: object) -> None:
+def run(source: Path, target: Path | str, *options: object) -> None:
     words = ("to-bf16", source, target, "--max-shard-size", CUT, *options)
     cli.main([str(w) for w in words], standalone_mode=False)
 
@@ -53,6 +53,34 @@ def test_options_go_with_an_upload_only(hub: Hub, mini: Path, fast_path: Path) -
 def test_a_dry_run_asks_nothing(hub: Hub, mini: Path, fast_path: Path) -> None:
     run(mini, fast_path / "dst", "--push-to-hub", REPO, "--dry-run")
     assert hub.log == []
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "message"),
+    [
+        ("memory://dry/dst", [], "needs a folder here"),
+        ("dst", ["--drop-uploaded", "--checksum", "none"], "needs checksums"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    hub: Hub, mini: Path, fast_path: Path, target: str, words: list[str], message: str
+) -> None:
+    dst = target if "://" in target else fast_path / target
+    for more in ([], ["--dry-run"], ["--dry-run", "--json"]):
+        with pytest.raises(UsageError, match=message):
+            run(mini, dst, "--push-to-hub", REPO, *words, *more)
+    assert hub.log == []
+
+
+def test_a_dry_run_says_where_it_goes(
+    hub: Hub, mini: Path, fast_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(mini, fast_path / "dst", "--push-to-hub", REPO, "--revision", "a/b", "--dry-run")
+    assert f"upload to    {REPO}@a/b\n" in capsys.readouterr().out
+    run(mini, fast_path / "dst", "--push-to-hub", REPO, "--dry-run", "--json")
+    assert json.loads(capsys.readouterr().out)["push_to_hub"] == f"{REPO}@main"
+    run(mini, fast_path / "dst", "--dry-run", "--json")
+    assert "push_to_hub" not in json.loads(capsys.readouterr().out)
 
 
 def test_a_dry_run_says_what_fits_on_the_disk(

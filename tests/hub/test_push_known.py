@@ -163,9 +163,9 @@ def test_signed_links_are_in_no_log(caplog: pytest.LogCaptureFixture) -> None:
     with quiet():
         logger.warning(f"HTTP Error 503 thrown while requesting PUT {link}")
         logger.warning("%s and %s", link, "http://hub.example/x")
-    logger.warning(link)
+    logger.warning(link)  # a thread that is late
     assert [r.getMessage() for r in caplog.records] == [
         "HTTP Error 503 thrown while requesting PUT https://s3.example/a/b?...",
         "https://s3.example/a/b?... and http://hub.example/x",
-        link,
+        "https://s3.example/a/b?...",
     ]

@@ -63,7 +63,8 @@ def test_without_a_token(
     hub: Hub, mini: Path, fast_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    refused(hub, FormatError, "log in with `hf auth login`, or set HF_TOKEN", mini, fast_path / "d")
+    asks = "the hub asks for a token: log in with `hf auth login`, or set HF_TOKEN"
+    refused(hub, FormatError, asks, mini, fast_path / "d")
     assert not hub.has(REPO)
 
 

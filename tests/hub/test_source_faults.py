@@ -289,6 +289,11 @@ class TestRefused:
         assert "\x1b" not in str(e.value)
         assert "hf_secret" not in str(e.value)
 
+    def test_what_is_no_hub(self, chain: Path, hub: Hub) -> None:
+        hub.add(REPO, chain)
+        hub.faults.add(Fault("", status=404, message="<html>"))
+        self.refused(r"the hub answers 404: .*; is HF_ENDPOINT right\?")
+
     def test_a_shard_that_is_listed_and_gone(self, chain: Path, hub: Hub, tmp_path: Path) -> None:
         hub.add(REPO, chain)
         hub.faults.add(Fault(f"resolve/.*{SHARD}", method="HEAD", status=404,

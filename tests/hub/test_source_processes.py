@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from fp8convert import space
+from fp8convert.cli.main import cli
+from fp8convert.convert import prepare
 
 from .faults import Fault
 from .models import contents, shards_of
@@ -111,8 +118,39 @@ def test_what_is_said_of_downloads(chain: Path, hub: Hub, tmp_path: Path) -> Non
     done = run(hub, tmp_path / "dst", "--dry-run", "--scratch", str(tmp_path / "there"))
     assert done.returncode == 0
     size = sum((chain / name).stat().st_size for name in shards_of(chain))
-    assert f"scratch      {size / 1000:.2f} kB in {tmp_path / 'there'}\n" in done.stdout
+    assert f"scratch      {size / 1000:.2f} kB in {tmp_path / 'there'}, free " in done.stdout
+    assert "NOT ENOUGH" not in done.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["hub"]
+
+
+@pytest.mark.parametrize(
+    ("disks", "spare", "line"),
+    [("one", 1, ""), ("one", 0, ""), ("one", -1, "disk needed"),
+     ("two", -1, ""), ("little there", 0, "scratch     ")],
+)  # fmt: skip
+def test_what_a_dry_run_says_of_room(
+    chain: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    disks: str, spare: int, line: str,
+) -> None:  # fmt: skip
+    """As much as the run itself would ask for, where downloads and target share a disk."""
+    hub.add(REPO, chain)
+    (tmp_path / "there").mkdir()
+    plan = prepare(AT, tmp_path / "dst").plan
+    both = plan.disk_needed + sum((chain / name).stat().st_size for name in shards_of(chain))
+    if disks != "one":
+        monkeypatch.setattr(space, "_disk", lambda place: len(str(place)))
+    real = shutil.disk_usage
+    little = 1 if disks == "little there" else both + spare
+
+    def usage(place: Path) -> Any:
+        return real(place)._replace(free=little if place == tmp_path / "there" else both + spare)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    words = ["to-bf16", AT, tmp_path / "dst", "--dry-run", "--scratch", tmp_path / "there"]
+    done = CliRunner().invoke(cli, list(map(str, words)))
+    assert done.exit_code == 0, done
+    short = [text for text in done.stdout.splitlines() if text.endswith("NOT ENOUGH")]
+    assert [text.startswith(line) for text in short] == ([True] if line else [])
 
 
 class TestTokens:

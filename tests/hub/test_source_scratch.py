@@ -180,6 +180,17 @@ class TestBound:
             execute(job, Settings(scratch=Scratch(tmp_path / place)))
         assert sorted(p.name for p in tmp_path.iterdir()) == ["hub"]
 
+    @pytest.mark.parametrize("target", ["dst", "memory://bucket/dst"])
+    def test_a_scratch_that_is_no_folder(
+        self, target: str, chain: Path, hub: Hub, tmp_path: Path
+    ) -> None:
+        hub.add(REPO, chain)
+        (tmp_path / "file").write_bytes(b"mine")
+        job = prepare(AT, target if "://" in target else tmp_path / target)
+        with pytest.raises(UsageError, match=r"scratch .*file': not a folder"):
+            execute(job, Settings(scratch=Scratch(tmp_path / "file")))
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "hub"]
+
     def test_memory_is_counted(self, chain: Path, hub: Hub, tmp_path: Path) -> None:
         hub.add(REPO, chain)
         there = prepare(AT, tmp_path / "dst")

@@ -174,6 +174,14 @@ def test_doubtful_but_legal(file: str, words: str, right: Made) -> None:
     assert words in " | ".join(w for c in report.checks for w in c.warnings)
 
 
+def test_a_model_card_is_no_news(right: Made) -> None:
+    """It comes with a download of what --push-to-hub has uploaded."""
+    folder = right.copied("bf16")
+    before = verify(folder)
+    (folder / "README.md").write_text("# Mine")
+    assert [c.warnings for c in verify(folder).checks] == [c.warnings for c in before.checks]
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_dtype_that_only_the_decoded_weights_have(dtype: str, tmp_path: Path) -> None:
     """Other matrices keep theirs, which may be more."""
