@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,18 +164,19 @@ def test_an_error_is_told_though_others_still_wait() -> None:
         silent.set()
 
 
-def test_an_interrupt_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_is_not_kept_waiting() -> None:
     """Ctrl-C while all wait."""
-    silent = threading.Event()
-    real = threading.Condition.wait_for
+    silent, waiting = threading.Event(), threading.Barrier(2)
 
-    def interrupted(self: Any, *args: Any) -> None:
-        raise KeyboardInterrupt
+    def work(n: int) -> None:
+        if waiting.wait() == 0:
+            _thread.interrupt_main()
+        silent.wait()
 
-    monkeypatch.setattr(threading.Condition, "wait_for", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            mapped(lambda n: silent.wait(), range(4), 2)
+            mapped(work, range(4), 2)
     finally:
-        monkeypatch.setattr(threading.Condition, "wait_for", real)
+        signal.signal(signal.SIGINT, before)
         silent.set()

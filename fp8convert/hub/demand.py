@@ -49,7 +49,8 @@ class Demand:
         need = every if self.scratch.keep else least(self.groups, self.sizes)
         size = min(every, need + AHEAD * self._largest) if asked is None else asked
         if size < need:
-            why = "to keep all" if self.scratch.keep else "as files are made of so much at once"
+            why = "the shards of one output file, or team of them"
+            why = "to keep all" if self.scratch.keep else why
             raise UsageError(f"--scratch-size {size:,} bytes, expected at least {need:,}: {why}")
         if need and self.scratch.folder is None:
             raise UsageError("--scratch DIR is needed, for downloads: the target is not on a disk")

@@ -1,4 +1,4 @@
-"""Every command of docs/hub.md and docs/distributed.md, as it is written."""
+"""A page of docs/, every command as it is written."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import os
 import shutil
 from pathlib import Path
 
-import pytest
-
 from .pages import DOCS, NAME, opened, servers
 
-PAGES = ("hub.md", "distributed.md")
 FEWEST = 5  # blocks of a page: with less it is not the page that is meant
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page(name: str, tiny_fp8: Path, tmp_path: Path) -> None:
+def walk(name: str, tiny_fp8: Path, tmp_path: Path) -> None:
+    """Run all blocks of the page ``name``, and see that nothing is left behind."""
     text = (DOCS / name).read_text()
     shutil.copytree(tiny_fp8, tmp_path / "work" / NAME)
     with servers(tmp_path, tiny_fp8) as environment, opened(tmp_path, environment) as page:
