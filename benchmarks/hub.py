@@ -24,7 +24,7 @@ from .common import FREE, MIB, Bound, Env, Report, Values, alternate, clear
 
 REPO = "org/model"
 SHARD = 64 * MIB
-RATES = (200,)
+RATES = (100, 200, 400)  # MB/s
 THROUGHPUT, DISK = Bound(at_least=0.9), Bound(at_most=1)
 CPU = 8.0  # seconds a GB: to send it, to receive it, to sum it, to convert it
 KEPT = 256 << 10  # bytes of huggingface_hub's notes, of our state, and of folders
