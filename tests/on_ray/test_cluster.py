@@ -211,11 +211,18 @@ def test_progress_by_bytes_once_a_run_takes_a_while(
             assert time.monotonic() < until, told
             tally.tell()
 
+    def report(number: int, now: Progress) -> None:
+        """As a worker does, again and again: the actor may not be known to all at once."""
+        worker, until = Report(tally.name, number), time.monotonic() + MOST_SECONDS
+        while worker._keeper is None:
+            assert time.monotonic() < until, "nobody keeps the totals"
+            worker(now)
+
     tell_until(0)
-    Report(tally.name, 0)(Progress(60, 100, 30))  # begun by a worker that is lost
+    report(0, Progress(60, 100, 30))  # begun by a worker that is lost
     tell_until(60)
-    Report(tally.name, 0)(Progress(20, 100, 10))  # and by another one
-    Report(tally.name, 1)(Progress(5, 10, 2))
+    report(0, Progress(20, 100, 10))  # and by another one
+    report(1, Progress(5, 10, 2))
     tell_until(65)
     tally.done(1, Count(10, 4))
     tell_until(70)
