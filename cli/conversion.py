@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -117,7 +118,9 @@ def _executed(executor: str, job: Job, settings: Settings, push: Push | None) ->
     if executor != "local":
         from fp8convert import executors
 
-        return executors.run(executor, job, settings, push)
+        # Ray prints on stdout which nodes were lost, and there is where the outcome goes.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            return executors.run(executor, job, settings, push)
     from fp8convert.convert import execute
 
     return execute(job, settings, push)
