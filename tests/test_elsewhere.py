@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -28,7 +29,7 @@ COMMANDS = {
     "unshard": [],
 }
 OPTIONS = ("--scratch", "--scratch-size", "--keep-downloads", "--push-to-hub", "--private",
-           "--revision", "--drop-uploaded", "--executor")  # fmt: skip
+           "--revision", "--drop-uploaded", "--parity-report", "--executor")  # fmt: skip
 
 
 class AskedError(Fp8ConvertError):
@@ -290,3 +291,19 @@ def test_the_check_finds_what_is_loaded() -> None:
     code = CHECK.format(words=["--version"]).replace("import sys", "import sys, fsspec", 1)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "loaded ['fsspec']" in done.stderr
+
+
+def test_stdout_has_the_outcome_alone(
+    source: dict[str, Path], fast_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray prints there which nodes were lost, also where its logs are off."""
+    execute = convert.execute
+
+    def run(name: str, job: Job, settings: Settings, push: Push | None = None) -> Manifest:
+        print("(raylet) The node with node id: 81cca75d has been marked dead")
+        return execute(job, settings, push)
+
+    monkeypatch.setattr(executors, "run", run)
+    words = ["to-bf16", str(source["to-bf16"]), str(fast_path / "dst"), "--executor", "ray"]
+    found = CliRunner().invoke(cli, [*words, "--json"])
+    assert json.loads(found.stdout)["target"] == str(fast_path / "dst")

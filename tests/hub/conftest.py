@@ -11,6 +11,7 @@ import pytest
 import fp8convert
 
 from .models import contents, make_chain
+from .pushing import calm
 from .server import Hub
 
 
@@ -62,6 +63,13 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     short = SimpleNamespace(sleep=lambda seconds: None)
     monkeypatch.setattr(file_download, "time", short)
     monkeypatch.setattr("huggingface_hub.utils._http.time", short)
+
+
+@pytest.fixture
+def calmed(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For uploads from this process: see :func:`.pushing.calm`."""
+    with calm(monkeypatch):
+        yield
 
 
 @pytest.fixture(scope="session")

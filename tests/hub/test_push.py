@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from .pushing import (
     REPO,
     SENDING,
     TOKEN,
-    calm,
     check_visible,
     commits,
     files_of,
@@ -39,13 +37,7 @@ from .pushing import (
     weights,
 )
 
-pytestmark = SENDING
-
-
-@pytest.fixture(autouse=True)
-def _calm(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with calm(monkeypatch):
-        yield
+pytestmark = [SENDING, pytest.mark.usefixtures("calmed")]
 
 
 def test_one_commit_has_the_whole_target(hub: Hub, mini: Path, fast_path: Path) -> None:

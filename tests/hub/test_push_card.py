@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from fp8convert.parity.compare import plain
 from ..mini import CUT
 from ..parity import results
 from . import Hub
-from .pushing import CARD, REPO, SENDING, calm, files_of, on_hub, push, weights
+from .pushing import CARD, REPO, SENDING, files_of, on_hub, push, weights
 
 pytestmark = SENDING
 MANIFEST: dict[str, Any] = {
@@ -327,13 +326,7 @@ def test_the_result_of_another_target(tmp_path: Path) -> None:
 # --- On the hub
 
 
-@pytest.fixture
-def _calm(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with calm(monkeypatch):
-        yield
-
-
-@pytest.mark.usefixtures("_calm")
+@pytest.mark.usefixtures("calmed")
 def test_a_result_is_added_later(hub: Hub, mini: Path, fast_path: Path) -> None:
     push(mini, fast_path / "dst")
     file = report(fast_path, of(fast_path / "dst"))
@@ -350,7 +343,7 @@ def test_a_result_is_added_later(hub: Hub, mini: Path, fast_path: Path) -> None:
     assert again.already
 
 
-@pytest.mark.usefixtures("_calm")
+@pytest.mark.usefixtures("calmed")
 def test_the_licence_of_the_source_is_taken_over(
     hub: Hub, tiny_bf16: Path, fast_path: Path
 ) -> None:
@@ -368,7 +361,7 @@ def test_the_licence_of_the_source_is_taken_over(
     assert CARD not in {p.name for p in (fast_path / "dst").iterdir()}
 
 
-@pytest.mark.usefixtures("_calm")
+@pytest.mark.usefixtures("calmed")
 def test_from_the_hub_to_the_hub(hub: Hub, mini: Path, fast_path: Path) -> None:
     """And into the repository that it comes from: to another branch."""
     hub.put("org/src", {".gitattributes": b""})
@@ -391,7 +384,7 @@ def test_from_the_hub_to_the_hub(hub: Hub, mini: Path, fast_path: Path) -> None:
     }
 
 
-@pytest.mark.usefixtures("_calm")
+@pytest.mark.usefixtures("calmed")
 @pytest.mark.parametrize("odd", [b"\xff", b"x" * ((1 << 20) + 1)])
 def test_a_card_of_the_source_that_says_nothing(
     hub: Hub, mini: Path, fast_path: Path, odd: bytes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,16 +15,10 @@ from fp8convert.errors import UsageError
 
 from ..mini import CUT
 from . import Hub
-from .pushing import CARD, MOST_SECONDS, REPO, SENDING, calm, files_of, on_hub
+from .pushing import CARD, MOST_SECONDS, REPO, SENDING, files_of, on_hub
 from .test_push_card import of, report
 
-pytestmark = SENDING
-
-
-@pytest.fixture(autouse=True)
-def _calm(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with calm(monkeypatch):
-        yield
+pytestmark = [SENDING, pytest.mark.usefixtures("calmed")]
 
 
 def run(source: Path, target: Path | str, *options: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from . import Fault, Hub
 from .pushing import (
     REPO,
     SENDING,
-    calm,
     check_visible,
     commits,
     files_of,
@@ -34,14 +33,8 @@ from .pushing import (
     weights,
 )
 
-pytestmark = SENDING
+pytestmark = [SENDING, pytest.mark.usefixtures("calmed")]
 MANY = 1_500_000  # max_shard_size that makes many files of tiny
-
-
-@pytest.fixture(autouse=True)
-def _calm(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with calm(monkeypatch):
-        yield
 
 
 @pytest.fixture

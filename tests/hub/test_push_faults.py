@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,6 @@ from .pushing import (
     CARD,
     REPO,
     SENDING,
-    calm,
     check_visible,
     commits,
     files_of,
@@ -33,7 +32,7 @@ from .pushing import (
     weights,
 )
 
-pytestmark = SENDING
+pytestmark = [SENDING, pytest.mark.usefixtures("calmed")]
 FAULTS: dict[str, dict[str, Any]] = {
     "500": {"status": 500},
     "503": {"status": 503, "retry_after": 0},
@@ -53,12 +52,6 @@ STEPS = {  # what is asked of the hub, and the words for it
     "card": ("POST", "/validate-yaml", "committing"),
     "commit": ("POST", "/commit/", "committing"),
 }
-
-
-@pytest.fixture(autouse=True)
-def _calm(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with calm(monkeypatch):
-        yield
 
 
 @pytest.mark.parametrize("kind", FAULTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from .pushing import (
     REPO,
     SENDING,
     TOKEN,
-    calm,
     check_visible,
     commits,
     files_of,
@@ -30,13 +28,7 @@ from .pushing import (
     sent,
 )
 
-pytestmark = SENDING
-
-
-@pytest.fixture(autouse=True)
-def _calm(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with calm(monkeypatch):
-        yield
+pytestmark = [SENDING, pytest.mark.usefixtures("calmed")]
 
 
 def refused(
