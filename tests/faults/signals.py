@@ -41,10 +41,12 @@ def at_steps(lab: Lab, amount: int, seed: int, broken: str = "") -> Tally:
     return tally
 
 
-def at_calls(lab: Lab, works: Sequence[Work], broken: str = "") -> Tally:
+def at_calls(
+    lab: Lab, works: Sequence[Work], broken: str = "", calls: Sequence[int] = CALLS
+) -> Tally:
     """As :func:`at_steps`, at some calls that Python makes: no compiler is needed for that."""
     tally = Tally()
-    for n, (work, number) in enumerate(itertools.product(works, CALLS)):
+    for n, (work, number) in enumerate(itertools.product(works, calls)):
         chain, signum = Chain(lab, work, (), broken), SIGNALS[n % 2]
         ended = chain.run(("signal_at", number, signum))
         note(chain, f"{signum.name} at call {number}", ended)

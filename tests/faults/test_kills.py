@@ -43,12 +43,16 @@ def test_a_broken_tool_loses(
 
 
 def test_signals_at_calls_of_python(made: Lab) -> None:
-    """The campaign's, where there is no compiler; and tools that are broken lose here as well."""
+    """The campaign's, where there is no compiler; and tools that are broken lose here as well.
+
+    A worker is soon done with what it writes, so that a signal at one call may come late enough
+    for the messy tool to have nothing left to leave: about every other one finds it out.
+    """
     tally = at_calls(made, made.works)
     assert tally.losses == []
     assert tally.injected == len(CALLS) * len(made.works)
     for how in ("deaf", "messy"):
-        assert at_calls(made, made.works[:1], how).losses
+        assert any(at_calls(made, made.works[:1], how, [n]).losses for n in range(20, 60))
 
 
 @needs_shim
