@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-# Two processes on two cores; each test module in one, so that its fixtures are made once.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+# Three processes, also on two cores, as some tests wait (for Ray, for time to pass); each test module
+# in one, so that its fixtures are made once; in alphabetical order, which begins with what takes long.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo recipe test torture check bench clean
 

@@ -189,9 +189,10 @@ class Ranks:
         codes, scales = columns(of["d"], k0 * bc, k1 * bc), columns(of["d_scale_inv"], k0, k1)
         weight = Weight("d", Fp8Block(BLOCK), (codes, scales))
         self.items[rank].append(Item(weight, "BF16", 0, 2 * numel(codes.shape)))
-        values = self.arrays["d"].view(ml_dtypes.float8_e4m3fn).astype(np.float32)
-        around = np.repeat(np.repeat(self.arrays["d_scale_inv"], br, 0)[:530], bc, 1)
-        found = (values * around)[:, k0 * bc : k1 * bc].astype(ml_dtypes.bfloat16)
+        mine = self.arrays["d"][:, k0 * bc : k1 * bc]
+        values = mine.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        around = np.repeat(np.repeat(self.arrays["d_scale_inv"][:, k0:k1], br, 0)[:530], bc, 1)
+        found = (values * around[:, : mine.shape[1]]).astype(ml_dtypes.bfloat16)
         self.expected[rank]["d"] = found.tobytes()
 
     def _add_encoded(self, rank: int) -> None:

@@ -257,7 +257,7 @@ def test_fuzzed_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Whatever stands where: refused, or it makes no difference to what is done."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     rng, path, refusals = random.Random(seed), tmp_path / "plan.json", 0
     before = marks(planned.parent)
     local = {"source": said["source"], "target": said["target"]}
@@ -283,7 +283,7 @@ def test_odd_options(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Of every command, with the sum mended: refused, or it makes no difference to the plan."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     source, options = {
         "quantize": (tiny_bf16, Quantize(scheme="fp8-block", like=str(tiny_fp8))),
         "shard-for-tp": (tiny_fp8, ShardForTp(tp=2)),
