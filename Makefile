@@ -6,7 +6,8 @@ STAMP := $(VENV)/installed
 
 # Three processes, also on two cores, as some tests wait (for Ray, for time to pass); each test module
 # in one, so that its fixtures are made once; in alphabetical order, which begins with what takes long.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Bytecode is kept, whatever the machine's default: tests start some hundred processes.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo recipe test torture check bench clean
 

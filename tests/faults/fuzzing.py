@@ -40,4 +40,4 @@ def count(tally: Tally, name: str, found: Found) -> None:
         tally.losses.append(f"{name}: {found.why}: base64 {cut}")
 
 
-CAMPAIGN = Campaign("fuzzed files", run, full=600, slice=30, missing=missing, unit="seconds")
+CAMPAIGN = Campaign("fuzzed files", run, full=600, slice=20, missing=missing, unit="seconds")
