@@ -66,8 +66,17 @@ def refuse_other(
     notes += differences(field(manifest, "source"), source) if before else []
     if before and not notes:
         return
+    notes += _of_commit(field(before, "origin"), field(identity, "origin"))
     note = ": it was made by another plan\n" + "\n".join(notes) if notes else damage
     raise TargetError(f"{shown(target)} exists and is not empty{note}")
+
+
+def _of_commit(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A line that says how to go on with the commit of a repository that has moved since."""
+    commit, hub = before.get("commit"), before.get("hub")
+    if not commit or hub != now.get("hub") or commit == now.get("commit"):
+        return []
+    return [f"To go on with what it was made of, give {shown(f'hf://{hub}@{commit}')}"]
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], path: str = "") -> list[str]:

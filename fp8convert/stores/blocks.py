@@ -34,6 +34,14 @@ class Block(io.RawIOBase):
         self.filled += len(part)
         return len(part)
 
+    def drop(self, count: int) -> None:
+        """Forget the first bytes: there are those behind them, to be read from their beginning."""
+        self._memory[: self.filled - count] = self._memory[count : self.filled]
+        self.filled, self._at = self.filled - count, 0
+
+    def close(self) -> None:
+        """Stay as it is: a library that has sent it closes it, and may have to send it again."""
+
     def readable(self) -> bool:
         """It is."""
         return True

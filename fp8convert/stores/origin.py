@@ -105,7 +105,7 @@ class ObjectOrigin:
 
     def feed(self, shards: Sequence[Shard], wanted: Iterable[Wanted], scratch: Scratch) -> Ranged:
         """Everything is there already."""
-        return Ranged(self, shards)
+        return Ranged(self, shards, self._store.path.scheme)
 
     def _object(self, name: str, why: str) -> Entry:
         check_name(name, why)
@@ -143,7 +143,9 @@ class Glance:
 class Ranged(Direct):
     """The feed of what is read by ranges: requests take memory, each answer twice for a moment."""
 
-    memory = LIBRARY + REQUESTS * 2 * ASKED
+    def __init__(self, origin: ObjectOrigin, shards: Sequence[Shard], scheme: str) -> None:
+        super().__init__(origin, shards)
+        self.memory = LIBRARY[scheme] + REQUESTS * 2 * ASKED
 
 
 class RangedFile:

@@ -58,7 +58,7 @@ class ObjectStaging:
         together = any(t.team >= 0 for t in tasks)
         files = MOST_TOGETHER if together else min(os.cpu_count() or 1, MOST_FILES)
         part = uploads.part_size(max((t.size for t in tasks), default=0))
-        return LIBRARY + (LANES + min(files, len(tasks))) * part
+        return LIBRARY[self.target.scheme] + (LANES + min(files, len(tasks))) * part
 
     def finished(self, source: dict[str, Any]) -> dict[str, Any] | None:
         """The manifest if the target is already there; refuses one of another plan or source, and
@@ -164,7 +164,7 @@ class ObjectStaging:
     def _install(self, task: Task, upload: Upload) -> None:
         self._state.check()
         try:
-            upload.commit()
+            mark = upload.commit()
         except Fp8ConvertError:
             self._state.check()  # or that is why
             raise
@@ -172,6 +172,11 @@ class ObjectStaging:
         if found.size != task.size:
             raise Fp8ConvertError(
                 f"{task.file}: {found.size:,} bytes in the store, expected {task.size:,}"
+            )
+        if mark not in ("", found.etag):
+            raise ResumableError(
+                f"{shown(self._store.address(task.file))} was written by another just now: run the "
+                "same again"
             )
         self._state.etags[task.file] = found.etag
 

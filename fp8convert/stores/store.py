@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cached_property
@@ -13,9 +14,10 @@ from .address import EXTRAS, ObjectPath
 from .refusals import told
 
 STAMPS = ("ETag", "generation", "etag", "created")  # s3fs; gcsfs; memory
-LIBRARY = 48 << 20  # bytes of memory: s3fs or gcsfs, and what they need
+LIBRARY = {"s3": 48 << 20, "gs": 64 << 20, "memory": 0}  # bytes: s3fs or gcsfs, what they need
 VERSION = "?versionId="  # s3fs takes what precedes it in a path for another object's path
-TIMES = ("LastModified", "updated", "mtime", "created")
+TIMES = ("LastModified", "timeCreated", "mtime", "created")  # of the content, not of its labels
+QUIET = logging.NullHandler()  # gcsfs logs each error with a traceback; it is told in words
 
 
 class Entry(NamedTuple):
@@ -107,7 +109,7 @@ class Store:
     def called(self, name: str, method: str, **words: Any) -> dict[str, Any]:
         """The answer of an S3 call on the object ``name``, by the library's client."""
         with self.told(name):
-            bucket, key = self._split(name)
+            bucket, key = self.split(name)
             found: dict[str, Any] = self.fs.call_s3(method, Bucket=bucket, Key=key, **words)
             return found
 
@@ -117,23 +119,24 @@ class Store:
         from fsspec.asyn import sync  # type: ignore[import-untyped]
 
         with self.told(""):
-            client = sync(self.fs.loop, self.fs.get_s3, self._split("")[0])
+            client = sync(self.fs.loop, self.fs.get_s3, self.split("")[0])
             event = f"before-parameter-build.s3.{operation}"
             client.meta.events.register(event, before, unique_id=f"fp8convert.{operation}")
 
     def uploads(self, marks: dict[str, str]) -> dict[str, Any]:
         """S3's multipart uploads that are not complete, a page of them after ``marks``."""
         with self.told(""):
-            bucket, key = self._split("")
+            bucket, key = self.split("")
             words = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **marks}
             found: dict[str, Any] = self.fs.call_s3("list_multipart_uploads", **words)
             return found
 
     def name(self, key: str) -> str:
         """What lies at ``key``, of the bucket, is called here."""
-        return key.removeprefix(f"{self._split('')[1]}/")
+        return key.removeprefix(f"{self.split('')[1]}/")
 
-    def _split(self, name: str) -> tuple[str, str]:
+    def split(self, name: str) -> tuple[str, str]:
+        """Bucket and key of ``name``."""
         bucket, key, _ = self.fs.split_path(self.full(name))
         return bucket, key
 
@@ -141,10 +144,10 @@ class Store:
         above = self.full(sub)
         entries = {}
         for one in found:
-            name = str(one["name"]).lstrip("/")
-            if name == above:
+            name, folder = str(one["name"]).lstrip("/"), one["type"] == "directory"
+            if name == above and not folder:
                 raise self._refused(f"{shown(self.address(sub))} is an object, expected a folder")
-            if not name.endswith("/"):  # a console's marker of an empty folder
+            if name != above and not name.endswith("/"):  # a console's marker of a folder
                 entries[name.removeprefix(f"{above}/")] = _entry(one)
         return entries
 
@@ -177,4 +180,10 @@ def _filesystem(path: ObjectPath) -> Any:
     check_installed(path)
     import fsspec
 
-    return fsspec.filesystem(path.scheme, use_listings_cache=False)
+    kind = fsspec.get_filesystem_class(path.scheme)
+    if path.scheme == "gs":
+        # Not the class that asks which kind a bucket is, by another protocol, and writes to some
+        # what is seen before it is whole.
+        kind = next(c for c in kind.__mro__ if c.__module__ == "gcsfs.core")
+        logging.getLogger("gcsfs").addHandler(QUIET)
+    return kind(use_listings_cache=False)

@@ -1,7 +1,7 @@
 """Objects of any size, written in order and not there until they are committed.
 
-S3: the parts of a multipart upload, several on their way at once. Others: fsspec's own files,
-which do the same in their store's way. What is in memory is in memory anyway.
+S3: the parts of a multipart upload, several on their way at once. Google's store: see
+:mod:`.google`. What is in memory is in memory anyway.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 from ..errors import Fp8ConvertError
 from .blocks import Block, Lanes
+from .google import Resumable
 from .store import Store
 
 PART = 6 << 20  # bytes; S3 wants 5 MiB at least
 MOST_PARTS = 9_000  # S3 takes 10,000
-LEAST = 256 << 10  # Google takes multiples of this
 
 
 class Upload(Protocol):
@@ -28,10 +28,10 @@ class Upload(Protocol):
         """What comes next; it may be reused."""
 
     def finish(self) -> None:
-        """All of it is in the store, and not to be seen."""
+        """All of it is in the store, or on its last step there, and not to be seen."""
 
-    def commit(self) -> None:
-        """It is there, whole."""
+    def commit(self) -> str:
+        """It is there, whole. What the store calls this very object, if it says so."""
 
     def discard(self) -> None:
         """Nothing of it stays."""
@@ -61,11 +61,12 @@ class Parts:
             self._send(self._block)
         self._etags = [part.result()["ETag"] for part in self._sent]
 
-    def commit(self) -> None:
+    def commit(self) -> str:
         """Complete it."""
         parts = [{"PartNumber": n, "ETag": e} for n, e in enumerate(self._etags, 1)]
         self._call("complete_multipart_upload", MultipartUpload={"Parts": parts})
         self._id = ""
+        return ""
 
     def discard(self) -> None:
         """Abort it, once no part is on its way any more: such a part would stay."""
@@ -98,39 +99,6 @@ def _from_its_start(params: dict[str, Any], **_: Any) -> None:
         block.seek(0)
 
 
-class Streamed:
-    """A file of fsspec's that is committed by a word: a resumable upload, where Google keeps it."""
-
-    def __init__(self, store: Store, name: str, size: int, lanes: Lanes) -> None:
-        self._store, self._name = store, name
-        block = -(-part_size(size) // LEAST) * LEAST
-        with store.told(name):
-            self._file = store.fs.open(
-                store.full(name), "wb", block_size=block, autocommit=False, cache_type="none"
-            )
-
-    def write(self, view: memoryview) -> None:
-        """Sent when it is a block."""
-        with self._store.told(self._name):
-            self._file.write(view)
-
-    def finish(self) -> None:
-        """Send the rest."""
-        with self._store.told(self._name):
-            self._file.close()
-
-    def commit(self) -> None:
-        """Complete it."""
-        with self._store.told(self._name):
-            self._file.commit()
-
-    def discard(self) -> None:
-        """Cancel it. Closed is what it must be: it would send the rest when it is collected."""
-        self._file.closed = True
-        with self._store.told(self._name):
-            self._file.discard()
-
-
 class Held:
     """Bytes that are put into a store in memory."""
 
@@ -144,9 +112,10 @@ class Held:
     def finish(self) -> None:
         """It is here."""
 
-    def commit(self) -> None:
+    def commit(self) -> str:
         """Put it there."""
         self._store.put(self._name, self._data.getvalue())
+        return ""
 
     def discard(self) -> None:
         """Forget it."""
@@ -154,7 +123,7 @@ class Held:
 
 
 KINDS: dict[str, Callable[[Store, str, int, Lanes], Upload]] = {
-    "s3": Parts, "gs": Streamed, "memory": Held,
+    "s3": Parts, "gs": Resumable, "memory": Held,
 }  # fmt: skip
 
 

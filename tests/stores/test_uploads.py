@@ -17,21 +17,20 @@ from fp8convert.stores import uploads
 from fp8convert.stores.address import ObjectPath
 from fp8convert.stores.blocks import LANES, Block, Lanes
 from fp8convert.stores.store import Store
-from fp8convert.stores.uploads import KINDS, MOST_PARTS, PART, Parts, Streamed, part_size
+from fp8convert.stores.uploads import KINDS, MOST_PARTS, PART, part_size
 
 from ..mini import CONFIG, write_shards
 from .emulator import Answer, Emulator, Place, Request
 
 MIB = 1 << 20
-WAYS = ("s3", "memory", "streamed")  # by fsspec's own files too, which Google's are
+WAYS = ("s3", "memory")
 
 
 def begun(way: str, size: int, lanes: Lanes | None = None) -> tuple[Place, Any]:
     """An upload of ``x/y`` of so many bytes, and where it goes."""
-    place = Place("memory" if way == "memory" else "s3")
+    place = Place(way)
     store = Store(ObjectPath.of(place.at("x")), TargetError)
-    made = Streamed if way == "streamed" else KINDS[way]
-    return place, made(store, "y", size, lanes or Lanes())
+    return place, KINDS[way](store, "y", size, lanes or Lanes())
 
 
 def fed(upload: Any, data: bytes, step: int) -> None:
@@ -312,8 +311,3 @@ def test_the_memory_of_parts_is_accounted_for(mini: Path, bucket: Place) -> None
     assert job.stage.memory >= (LANES + 1) * part_size(max(t.size for t in job.plan.tasks))
     assert job.fitted(Settings()).needs.downloads == job.stage.memory
     assert prepare(mini, "unwritten").stage.memory == 0
-
-
-def test_kinds_are_of_known_schemes() -> None:
-    assert KINDS["gs"] is Streamed
-    assert KINDS["s3"] is Parts
