@@ -6,6 +6,7 @@ import click
 
 from .conversion import telling_what_is_left
 from .planned import PLAN_ARGUMENT, params_of, summary_of
+from .progress import Meter
 from .summary import print_done, print_json
 
 
@@ -20,7 +21,8 @@ def finalize_command(plan: str, *, quiet: bool, as_json: bool) -> None:
     """
     from fp8convert.distributed import complete, replanned
 
-    planned = replanned(plan)
+    with Meter(quiet):
+        planned = replanned(plan)
     with telling_what_is_left(planned.job):
         manifest = complete(planned)
     if as_json:

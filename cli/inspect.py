@@ -9,6 +9,7 @@ import click
 
 from fp8convert.errors import shown
 
+from .progress import Meter
 from .sizes import human
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def inspect_command(ctx: click.Context, src: str, as_json: bool) -> None:
     """
     from fp8convert.inspection import inspect
 
-    report = inspect(src)
+    with Meter(quiet=False):
+        report = inspect(src)
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=1))
     else:

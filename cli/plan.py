@@ -12,6 +12,7 @@ import click
 
 from .conversion import announce, telling_what_is_left
 from .planned import COMMANDS, params_of
+from .progress import Meter
 from .reports import check_place
 from .sizes import human
 
@@ -56,7 +57,8 @@ def _plan(
     from fp8convert.convert import prepare
     from fp8convert.distributed import write_plan
 
-    job = prepare(src, dst, COMMANDS[name](**options))
+    with Meter(quiet):
+        job = prepare(src, dst, COMMANDS[name](**options))
     if not quiet:
         announce(job)
     with telling_what_is_left(job):

@@ -1,10 +1,14 @@
-"""Progress on stderr: a bar with GB/s and ETA on a terminal, a plain line at times elsewhere."""
+"""Progress on stderr: a bar with GB/s and ETA on a terminal, a plain line at times elsewhere.
+
+And notes of what holds it up, which the library has for its log.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from fp8convert.settings import Progress
 
 LINE_EVERY_S = 10.0
+LOG = logging.getLogger("fp8convert")
 
 
 class _Meter(AbstractContextManager["_Meter"]):
@@ -50,7 +55,10 @@ class _Meter(AbstractContextManager["_Meter"]):
 
     def _line(self, text: str) -> None:
         with self._heard():
-            click.echo(text, err=True)
+            if (bar := self._bar) is None:
+                click.echo(text, err=True)
+            else:
+                bar.write(text, file=sys.stderr)  # above it
 
     @contextmanager
     def _heard(self) -> Iterator[None]:
@@ -76,15 +84,48 @@ class _Meter(AbstractContextManager["_Meter"]):
         self._close()
 
 
+class _Notes(logging.Handler):
+    """Tells ``tell`` of the first record, and of no more than one every LINE_EVERY_S: several
+    threads may wait for the same hub."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+        self._told = -LINE_EVERY_S
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One thread at a time."""
+        now = time.monotonic()
+        if now - self._told >= LINE_EVERY_S:
+            self._told = now
+            self._tell(f"note: {record.getMessage()}")
+
+
 class Meter(_Meter):
-    """Call it with every :class:`Progress` of a conversion, or :meth:`show` with other bytes."""
+    """Call it with every :class:`Progress` of a conversion, or :meth:`show` with other bytes.
+
+    Within it, what the library logs is shown, too.
+    """
 
     def __init__(self, quiet: bool) -> None:
         super().__init__(quiet)
         self._doing = ""
+        self._notes = _Notes(self._line)
 
     def __enter__(self) -> Meter:
+        if not self._quiet:
+            LOG.addHandler(self._notes)
+            LOG.setLevel(logging.INFO)
         return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        LOG.removeHandler(self._notes)
+        super().__exit__(kind, error, trace)
 
     def __call__(self, now: Progress) -> None:
         more = f"{human(now.arrived)} downloaded" if now.arrived else ""

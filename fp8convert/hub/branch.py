@@ -52,7 +52,7 @@ class Branch:
     def open(self) -> None:
         """Make the repository and the branch, where they are not there; see that both are so as
         is asked."""
-        self._asked("making it", self._create)
+        self._asked("looking it up, or making it", self._create)
         refs = self._asked("looking up its branches", lambda: self.api.list_repo_refs(self.repo))
         if self.name in [ref.name for ref in refs.branches]:
             return

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..errors import Fp8ConvertError
 from ..folder import Folder, OpenFile
 from .address import Address
 from .errors import naming
@@ -32,6 +33,20 @@ def in_cache(address: Address, name: str, held: Held) -> Path | None:
         if named and stat.S_ISREG(state.st_mode) and state.st_size == held.size:
             return real
     return None
+
+
+def without_asking(address: Address) -> str:
+    """What to say to whom the hub does not answer: that the cache may do; empty if it may not."""
+    try:
+        found = Snapshot.of(address)
+        if not any(name.endswith(".safetensors") for name in found.names()):
+            return ""
+    except (Fp8ConvertError, OSError):
+        return ""
+    return (
+        f"\nThe cache of huggingface_hub has files of its commit {found.commit}: with "
+        "HF_HUB_OFFLINE=1 they are read, and the hub is not asked"
+    )
 
 
 @dataclass(frozen=True, slots=True)

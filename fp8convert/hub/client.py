@@ -26,14 +26,12 @@ def is_offline() -> bool:
 
 
 def commit_of(address: Address) -> str:
-    """The commit that a revision is at now."""
+    """The commit that a revision is at now; of a commit, once it is seen that the hub has it."""
     from huggingface_hub import HfApi
 
     def ask() -> str:
         return str(HfApi(**LIBRARY).model_info(address.repo, revision=address.revision).sha)
 
-    if address.pinned:
-        return address.revision
     found = address._replace(revision=patiently(ask, str(address)))
     if not found.pinned:  # it becomes part of the names of folders
         raise FormatError(f"{address}: the hub says that it is at {shown(found.revision)}")

@@ -83,4 +83,4 @@ class Demand:
         if not self.sizes or self.scratch.folder is None:
             return 0
         size = min(self.size, sum(self.sizes.values()))
-        return max(0, size - waiting(self.scratch.folder, self.name, self.by_name))
+        return max(0, size - waiting(self.scratch.folder, self.name))

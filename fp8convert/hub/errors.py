@@ -7,6 +7,7 @@ the status, what the hub says, and what it was about.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +16,12 @@ from typing import TypeVar
 from ..errors import FormatError, Fp8ConvertError, ResumableError, UsageError, shown
 
 T = TypeVar("T")
+LOG = logging.getLogger(__name__)  # whoever wants to hear of what is tried again: level INFO
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between tries, of what a network or a server refuses
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 BUSY = (408, 429)  # what may go well later, beside 5xx
 _TOKEN = re.compile(r"\bhf_\w+")
+_SIGNED = re.compile(r"[?&][\w.%-]+=[^\s)'\"]*")
 _NEVER = ("UnsupportedProtocol", "InvalidURL", "TooManyRedirects", "LocalProtocolError")
 
 
@@ -42,12 +45,13 @@ def naming(what: str) -> Iterator[None]:
 
 def patiently(call: Callable[[], T], what: str, pause: Callable[[float], object] = time.sleep) -> T:
     """What ``call`` returns; tried again, after ``pause``, as long as that may help and is not too
-    often."""
-    for wait in WAITS:
+    often. Each time that is told to the log."""
+    for left, wait in zip(range(len(WAITS), 0, -1), WAITS, strict=True):
         try:
             with naming(what):
                 return call()
-        except ResumableError:
+        except ResumableError as e:
+            LOG.info("%s; next try in %g s, %d left", e, wait, left)
             pause(wait)
     with naming(what):
         return call()
@@ -58,7 +62,7 @@ def explained(error: BaseException, what: str) -> Fp8ConvertError | None:
     from huggingface_hub import errors
 
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return FormatError(f"{what}: not in the cache, and HF_HUB_OFFLINE forbids to ask the hub")
+        return FormatError(f"{what}: HF_HUB_OFFLINE forbids to ask the hub: unset it")
     if isinstance(error, errors.LocalEntryNotFoundError):
         if error.__cause__ and (found := explained(error.__cause__, what)):
             return found  # the news is what it wraps
@@ -69,6 +73,10 @@ def explained(error: BaseException, what: str) -> Fp8ConvertError | None:
         return UsageError(f"{what}: {_said(error)}")
     if isinstance(error, errors.FileMetadataError):
         return FormatError(f"{what}: the answer is not a hub's; is HF_ENDPOINT right?")
+    if type(error).__name__ == "LocalProtocolError" and "Content-Length" in str(error):
+        return ResumableError(f"{what}: what was sent was to go elsewhere, said the hub after it")
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "ascii":  # of a header
+        return FormatError(f"{what}: the token is not ASCII: {LOGIN}")
     if type(error).__name__ in _NEVER:
         return FormatError(f"{what}: {_said(error)}; is HF_ENDPOINT right?")
     if isinstance(error, _network()):
@@ -125,6 +133,7 @@ def _of_the_way(error: BaseException, what: str) -> Fp8ConvertError | None:
 
 
 def _said(text: object) -> str:
-    """One line of what another program says, without anything that looks like a token."""
+    """One line of what another program says, without anything that looks like a token, or like
+    what makes a link a signed one."""
     lines = str(text).strip().splitlines()
-    return shown(_TOKEN.sub("hf_...", lines[0] if lines else ""))
+    return shown(_SIGNED.sub("?...", _TOKEN.sub("hf_...", lines[0] if lines else "")))

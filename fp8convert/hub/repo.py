@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FormatError, Fp8ConvertError, UsageError, shown
+from ..errors import FormatError, Fp8ConvertError, ResumableError, UsageError, shown
 from ..fileio import SourceFile
 from ..folder import Folder, check_name, check_plain_name
 from ..origin import Origin, Scratch, Shard, Wanted
 from . import client
 from .address import Address
-from .cached import Snapshot, in_cache
+from .cached import Snapshot, in_cache, without_asking
 from .feed import HubFeed
 from .held import Held
 
@@ -39,6 +39,14 @@ def _at(address: Address, before: Mapping[str, str], said: tuple[str, ...]) -> O
     began = before.get("commit") if _same(address, before) else None
     if client.is_offline():
         return Snapshot.of(address if began is None else address._replace(revision=began))
+    try:
+        return _asked(address, began, said)
+    except ResumableError as e:
+        here = without_asking(address if began is None else address._replace(revision=began))
+        raise ResumableError(f"{e}{here}") from e
+
+
+def _asked(address: Address, began: str | None, said: tuple[str, ...]) -> HubRepo:
     commit = client.commit_of(address)
     if began is not None and began != commit:
         said += (f"{address} is at {commit} now; this goes on with {began}, with which it began",)

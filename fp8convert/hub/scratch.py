@@ -118,9 +118,13 @@ def is_there(path: Path, size: int) -> bool:
     return _size(path) == size
 
 
-def waiting(root: Path, name: str, sizes: Mapping[str, int]) -> int:
-    """Bytes of the files that a run will find there, if nobody else comes first."""
-    return sum(size for file, size in sizes.items() if _size(root / f"{name}.0" / file) == size)
+def waiting(root: Path, name: str) -> int:
+    """Bytes of what a run will find there, if nobody else comes first: it uses or removes all."""
+    return sum(
+        max(_size(Path(folder, file)), 0)
+        for folder, _, files in os.walk(root / f"{name}.0")
+        for file in files
+    )
 
 
 def _first_free(root: Path, name: str) -> tuple[Path, int]:

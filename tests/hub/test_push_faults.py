@@ -63,6 +63,16 @@ def test_a_fault_that_passes_is_sat_out(hub: Hub, mini: Path, fast_path: Path, k
     check_visible(hub)
 
 
+def test_a_store_that_wants_it_elsewhere(hub: Hub, mini: Path, fast_path: Path) -> None:
+    """As stores do for a while: the client sends a file again that it has read to its end."""
+    where = {"Location": f"{hub.endpoint}/elsewhere"}
+    fault = hub.faults.add(Fault("/s3/", method="PUT", times=1, status=307, headers=where))
+    push(mini, fast_path / "dst")
+    assert fault.struck == 1
+    assert on_hub(hub) == files_of(fast_path / "dst")
+    check_visible(hub)
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_each_step_is_tried_again(hub: Hub, mini: Path, fast_path: Path, step: str) -> None:
     method, path, _ = STEPS[step]

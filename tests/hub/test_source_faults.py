@@ -218,6 +218,7 @@ class TestMoved:
         with pytest.raises(TargetError) as e:
             fp8convert.to_bf16(AT, tmp_path / "dst")
         assert f"origin.commit: '{first}' then, '{second}' now" in str(e.value)
+        assert str(e.value).endswith(f"give '{AT}@{first}'")
         assert fp8convert.to_bf16(f"{AT}@{first}", tmp_path / "dst").already_done
 
     @pytest.mark.parametrize("revision", ["@other", "@{first}"])
@@ -242,6 +243,15 @@ class TestMoved:
         second = hub.add(REPO, make_chain(tmp_path / "other", seed=4))
         found = fp8convert.to_bf16(AT, tmp_path / "elsewhere")
         assert found.data["identity"]["origin"]["commit"] == second
+
+
+def test_no_signed_link_in_what_is_said(chain: Path, hub: Hub, tmp_path: Path) -> None:
+    """huggingface_hub calls a file by the end of the link that it came by."""
+    hub.add(REPO, chain)
+    hub.faults.add(Fault(SHARD, size=7))
+    with pytest.raises(ResumableError, match="Consistency check failed") as e:
+        fp8convert.to_bf16(AT, tmp_path / "dst")
+    assert "X-Amz" not in str(e.value)
 
 
 class TestRefused:
@@ -271,6 +281,13 @@ class TestRefused:
         hub.add(REPO, chain)
         monkeypatch.setenv("HF_TOKEN", "nothing")
         self.refused("does not accept the token: log in with `hf auth login`, or set HF_TOKEN")
+
+    def test_a_token_that_no_header_can_have(
+        self, chain: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hub.add(REPO, chain)
+        monkeypatch.setenv("HF_TOKEN", "s\xe9cret")
+        self.refused("the token is not ASCII: log in with `hf auth login`, or set HF_TOKEN")
 
     def test_gated(self, chain: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
         hub.add(REPO, chain)

@@ -251,6 +251,23 @@ class TestDisk:
         shutil.copy(chain / SHARD, folder)
         assert job.feed(asked).room == two - (chain / SHARD).stat().st_size
 
+    def test_what_goes_first_is_not_needed(
+        self, chain: Path, expected: dict[str, bytes], hub: Hub, tmp_path: Path, two: int
+    ) -> None:
+        """What a run that was killed has not completed takes room, and goes before any comes."""
+        hub.add(REPO, chain)
+        job = prepare(AT, tmp_path / "dst")
+        name = scratch.slot_name(job.catalogue.folder.pinned)  # type: ignore[attr-defined]
+        half = tmp_path / "scratch" / f"{name}.0" / "incoming-x" / "cache" / "x.incomplete"
+        half.parent.mkdir(parents=True)
+        half.write_bytes(b"x" * 1000)
+        asked = Scratch(tmp_path / "scratch", two)
+        assert job.feed(asked).room == two - 1000
+        peaks = watched(hub, tmp_path / "scratch")
+        execute(job, Settings(scratch=asked))
+        assert contents(tmp_path / "dst") == expected
+        assert max(peaks) <= two + NOTES
+
 
 class TestAgain:
     """Run again, after something went wrong."""
