@@ -107,7 +107,8 @@ def _apart() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # sockets: a short path
         before = dict(os.environ)
         os.environ.pop("RAY_ADDRESS", None)
-        os.environ.update(RAY_TMPDIR=folder, RAY_USAGE_STATS_ENABLED="0")
+        # Workers are not to be nicer than a local run, where other programs want the cores too.
+        os.environ.update(RAY_TMPDIR=folder, RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
         try:
             yield
         finally:

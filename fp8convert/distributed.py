@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +34,7 @@ __all__ = [
     "PlanFile",
     "Planned",
     "Work",
+    "begin",
     "complete",
     "finalize",
     "numbers",
@@ -94,21 +95,26 @@ def write_plan(job: Job, path: str | os.PathLike[str]) -> PlanFile:
     is finished the plan's ``run`` is empty, and whoever reads it says so.
     """
     _check_place(job, Path(os.path.abspath(path)))
+    return begin(job, lambda file: file.write(path))
+
+
+def begin(job: Job, write: Callable[[PlanFile], None]) -> PlanFile:
+    """As :func:`write_plan`; ``write`` is called where no other run can begin meanwhile."""
     stage = job.stage
     with resumable():
         source = job.catalogue.fingerprint
         if stage.finished(source) is not None:
             stage.tidy(source)
-            return _written(PlanFile.of(job, ""), path)
+            return _written(PlanFile.of(job, ""), write)
         if stage.left() is None:
             check_space(job, stage)
         with stage.opened(), undisturbed(stage):
             if stage.finished(source) is not None:  # meanwhile
                 stage.supersede(source)
-                return _written(PlanFile.of(job, ""), path)
+                return _written(PlanFile.of(job, ""), write)
             run = stage.begin(source)
             check_space(job, stage)
-            return _written(PlanFile.of(job, run), path)
+            return _written(PlanFile.of(job, run), write)
 
 
 def numbers(tasks: int, index: int, count: int) -> range:
@@ -225,8 +231,8 @@ def _missing(job: Job, stage: Stage) -> TargetError | None:
     )
 
 
-def _written(file: PlanFile, path: str | os.PathLike[str]) -> PlanFile:
-    file.write(path)
+def _written(file: PlanFile, write: Callable[[PlanFile], None]) -> PlanFile:
+    write(file)
     return file
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .durable import make_folder, remove, sync_folder
-from .errors import ResumableError, TargetError, shown
+from .errors import ResumableError, TargetError, listed, shown
 from .journal import record_name
 from .lock import TEMPORARY, check_own, locked
 from .seal import sealed
@@ -90,6 +90,8 @@ class Staging(StagedFiles):
                 f"{shown(self.state)} is not of the run that was planned: expected {shown(run)} "
                 f"in its {JOB}, found {shown(found)}: plan again"
             )
+        if gone := [f.name for f in (self.journal, self.out, *self.folders) if not f.is_dir()]:
+            raise TargetError(f"{shown(self.state)} has no folder {listed(gone)} now: plan again")
 
     def _unfinished(self, job: dict[str, Any]) -> Any:
         """The job that was begun here, or None; refuses any but this one."""

@@ -16,7 +16,7 @@ import pytest
 
 from fp8convert.convert import Job, execute, prepare, resumable, to_bf16, undisturbed
 from fp8convert.engine import Engine
-from fp8convert.errors import Fp8ConvertError
+from fp8convert.errors import Fp8ConvertError, TargetError
 from fp8convert.fence import Fence
 from fp8convert.journal import Record
 from fp8convert.options import ToBf16
@@ -273,3 +273,13 @@ def test_who_is_not_put_out_leaves_something(
         put_out(mini, dst, n, begin)
         left += contents(state_of(dst) / "out") != seen[0]
     assert left > 5
+
+
+@pytest.mark.parametrize("name", ["out", "journal"])
+def test_a_folder_is_gone(name: str, mini: Path, fast_path: Path) -> None:
+    """As where a target was made and moved away; whoever begins again mends it."""
+    run = Run.of(mini, fast_path / "dst")
+    (state_of(fast_path / "dst") / name).rmdir()
+    with pytest.raises(TargetError, match=f"no folder '{name}' now: plan again"):
+        run.work(0)
+    assert len(Run.of(mini, fast_path / "dst").work(0)) == 1

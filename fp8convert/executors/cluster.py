@@ -21,8 +21,13 @@ _HOST_PORT = re.compile(r"\[?([^\[\]/]+)\]?:(\d{1,5})")  # others Ray has to mak
 ANSWER_S = 10.0  # Ray itself would try for minutes
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 QUIET = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-# Set where the user has not: nothing is reported to Ray's makers; and no warning about GPUs.
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# Set where the user has not: nothing is reported to Ray's makers; no warning about GPUs; at the end
+# no wait of 0.25 s for what has been sent of the states of tasks. (It arrives without, too.)
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_task_events_shutdown_flush_timeout_ms": "0",
+}
 
 
 @contextlib.contextmanager
@@ -60,9 +65,11 @@ def _connect(ray: Any) -> None:
             ray.init(include_dashboard=False, object_store_memory=OBJECTS, **QUIET)
         except ValueError:  # a cluster that is there is not to be told how large its store is
             ray.init(**QUIET)
-    except ConnectionError as e:
-        raise ResumableError(f"no Ray cluster answers: {e}") from e
-    except (RuntimeError, ValueError) as e:  # another version of Ray or Python, above all
+    except ConnectionError as e:  # the token of `ray start` is not sent unasked, and so refused
+        raise ResumableError(
+            f"no Ray cluster answers: {e}\nIf it asks for a token, set RAY_AUTH_MODE=token"
+        ) from e
+    except (RuntimeError, ValueError, ray.exceptions.RayError) as e:  # another version; no token
         raise UsageError(f"Ray refuses: {e}") from e
 
 
@@ -82,9 +89,15 @@ def _signals_kept() -> Iterator[None]:
         yield  # signals are none of its business
         return
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    missed: list[signal.Signals] = []
     try:
         yield
+    except SystemExit as e:  # what Ray makes of SIGTERM, with its number
+        missed = [signum for signum in SIGNALS if signum == e.code]
+        raise
     finally:
         for signum, handler in before.items():
             if handler is not None:
                 signal.signal(signum, handler)
+        for signum in missed:
+            signal.raise_signal(signum)

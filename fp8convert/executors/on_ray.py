@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..calls import discard
 from ..convert import execute, resumable, undisturbed
-from ..distributed import PlanFile, Planned, complete, write_plan
+from ..distributed import PlanFile, Planned, begin, complete, write_plan
 from ..errors import Fp8ConvertError
 from ..job import Job, Manifest
-from ..lock import BusyError
+from ..lock import TEMPORARY, BusyError
 from ..settings import Settings, usual
 from ..stage import Stage
+from ..staged import state_of
 from .cluster import connected
 from .tasks import CPUS, Tasks
 from .working import Plan
@@ -57,13 +57,16 @@ def worker_settings(settings: Settings, job: Job) -> Settings:
 
 @contextlib.contextmanager
 def _written(job: Job) -> Iterator[tuple[PlanFile, Plan]]:
-    """The run is begun. Its plan lies beside the target, which all nodes see."""
+    """The run is begun. Its plan lies in the state folder, which all nodes see, until DST appears
+    or another run begins."""
     if isinstance(job.target, Path):
-        path = job.target.with_name(f".{job.target.name}.fp8convert-plan.json")
-        try:
-            yield write_plan(job, path), str(path)
-        finally:
-            discard(path)
+        path = state_of(job.target) / f"plan{TEMPORARY}"
+
+        def write(file: PlanFile) -> None:
+            if file.run:  # else DST is there, and no state folder
+                file.write(path)
+
+        yield begin(job, write), str(path)
         return
     with tempfile.TemporaryDirectory(prefix="fp8convert-") as folder:
         path = Path(folder, "plan.json")

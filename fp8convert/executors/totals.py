@@ -87,8 +87,10 @@ class Tally:
         self._asked = self._asked or self._actor.every.remote()
 
     def _made(self) -> Any:
+        """It asks for a byte of memory: Ray sends what asks for nothing by way of any node, which
+        may be one that is lost and not yet known to be. Then the actor dies with that node."""
         here = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             self._ray.get_runtime_context().get_node_id(), soft=True
         )
-        made = self._ray.remote(num_cpus=0, max_restarts=0)(Totals)
+        made = self._ray.remote(num_cpus=0, memory=1, max_restarts=-1)(Totals)
         return made.options(name=self.name, scheduling_strategy=here).remote()

@@ -98,7 +98,8 @@ def test_offline(hub: Hub, mini: Path, fast_path: Path, monkeypatch: pytest.Monk
     from huggingface_hub import close_session
 
     close_session()
-    refused(hub, FormatError, "making it: HF_HUB_OFFLINE forbids .*: unset it", mini, fast_path / "dst")
+    why = "making it: HF_HUB_OFFLINE forbids .*: unset it"
+    refused(hub, FormatError, why, mini, fast_path / "dst")
     close_session()
 
 

@@ -106,7 +106,5 @@ def wait_for_end(*pids: int) -> None:
 
 
 def temporaries(target: Path) -> list[Path]:
-    """What is unfinished, and plans that are beside the target."""
-    state = target.with_name(f".{target.name}.fp8convert")
-    plans = target.parent.glob(".*.fp8convert-plan.json")
-    return [*state.rglob("*.tmp"), *plans]
+    """What is unfinished, and plans."""
+    return [*target.with_name(f".{target.name}.fp8convert").rglob("*.tmp")]

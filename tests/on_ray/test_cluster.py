@@ -47,7 +47,6 @@ def expected(tiny_fp8: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return locally(tiny_fp8, tmp_path_factory.mktemp("local") / "dst")
 
 
-# First: where a node was lost before, Ray may take minutes to place an actor.
 def test_progress_by_bytes_once_a_run_takes_a_while(
     connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +80,34 @@ def test_progress_by_bytes_once_a_run_takes_a_while(
     tell_until(110)
     assert told[-1] == Progress(110, 110, 54, 7)
     assert [p.written for p in told] == sorted(p.written for p in told)
+
+
+def test_progress_by_bytes_whatever_becomes_of_nodes_and_of_its_actor(
+    cluster: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(totals, "AFTER_S", 0)
+    told: list[Progress] = []
+    tallies = [Tally(connection, f"of {n}", [100], told.append) for n in range(5)]
+
+    def tell_until(tally: Tally, written: int) -> None:
+        until = time.monotonic() + MOST_SECONDS
+        while not told or told[-1].written != written:
+            assert time.monotonic() < until, told[-1]
+            tally._actor.note.remote(0, Count(written))  # a new one may have been made
+            tally.tell()
+            time.sleep(0.05)
+
+    (other,) = cluster.list_all_nodes()[1:]
+    os.kill(raylet_of(other), signal.SIGSTOP)  # as one that is lost, and not yet known to be
+    try:
+        for tally in tallies:
+            tally.tell()
+        for n, tally in enumerate(tallies):
+            tell_until(tally, n + 1)
+    finally:
+        os.kill(raylet_of(other), signal.SIGCONT)
+    connection.kill(tallies[0]._actor, no_restart=False)  # as where its process is lost
+    tell_until(tallies[0], 50)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -238,12 +265,14 @@ def test_another_run_meanwhile_is_refused(
 ) -> None:
     with gate.shut():
         driver = Driver(tiny_fp8, tmp_path / "dst")
-        gate.waiting(2)
+        worker, _ = gate.waiting(2)
         for again in (on_ray, locally):
             with pytest.raises(TargetError, match="another run is writing"):
                 again(tiny_fp8, tmp_path / "dst")
+        os.kill(worker, signal.SIGKILL)  # its successor has not planned yet
     assert driver.ended() is None
     assert contents(tmp_path / "dst") == expected
+    assert temporaries(tmp_path / "dst") == []
 
 
 def test_a_target_that_only_this_process_sees(tiny_fp8: Path, connection: Any) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import exceptions
 
 from fp8convert import convert, errors, executors
 from fp8convert.convert import prepare
@@ -168,6 +169,8 @@ def test_no_cluster_at_ray_address(job: Job, monkeypatch: pytest.MonkeyPatch) ->
 class Fake:
     """A module ``ray`` that is refused by what is there."""
 
+    exceptions = exceptions
+
     def __init__(self, *errors: Exception | None) -> None:
         self.errors, self.asked, self.shut = list(errors), [], 0  # type: ignore[var-annotated]
 
@@ -206,6 +209,7 @@ def test_connecting(errors: list[Exception | None], monkeypatch: pytest.MonkeyPa
     ("error", "kind"),
     [
         (RuntimeError("Version mismatch: the cluster was started with"), UsageError),
+        (exceptions.RayError("Token authentication is enabled but no"), UsageError),
         (ConnectionError("nobody"), ResumableError),
     ],
 )
@@ -216,10 +220,30 @@ def test_a_cluster_that_refuses(
     ray = Fake(error)
     monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(kind, match=str(error)), cluster.connected():
+    with pytest.raises(kind, match=str(error)) as raised, cluster.connected():
         raise AssertionError("it is connected")
+    assert ("RAY_AUTH_MODE=token" in str(raised.value)) == (kind is ResumableError)
     assert signal.getsignal(signal.SIGTERM) is before
     assert ray.shut == 1
+
+
+def test_a_signal_while_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray ends the process by SystemExit then; whoever runs this has said what is to become."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ray, noted = Fake(SystemExit(15)), list[int]()  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
+
+    def stop(signum: int, _: object) -> None:
+        noted.append(signum)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt), cluster.connected():
+            raise AssertionError("it is connected")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (noted, ray.shut) == ([signal.SIGTERM], 1)
 
 
 def test_what_a_process_is_connected_to_stays(monkeypatch: pytest.MonkeyPatch) -> None:
