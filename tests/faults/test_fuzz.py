@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
 
 import pytest
 
+from .fuzz.mutation import Mutator
 from .fuzz.planted import BUGS
 from .fuzz.promises import timed
 from .fuzz.running import CORPUS, CRASHES, fuzz, missing
@@ -60,6 +62,16 @@ def test_it_does_so_again_without_its_mend(name: str, monkeypatch: pytest.Monkey
     BUGS[bug](monkeypatch.setattr)
     with pytest.raises((ValueError, ArithmeticError, TypeError, AssertionError), match=said):
         run(name)
+
+
+@pytest.mark.parametrize("depth", [70, 300, 500, 900])
+def test_what_is_nested_is_mutated(depth: int) -> None:
+    """Deeper than is walked here: as bytes, not a crash of the tool that looks for crashes."""
+    edit = Mutator(["x"], lambda text: b"as bytes")
+    text = b"[" * depth + b"1" + b"]" * depth
+    found = {edit(text, random.Random(seed)) for seed in range(20)}
+    assert b"as bytes" in found
+    assert len(found) > 1 or depth == 900
 
 
 def test_every_crash_has_its_control_and_the_corpus_is_small() -> None:

@@ -78,11 +78,11 @@ class Mutator:
             tree = [parsed(text.decode("utf-8", "surrogatepass"))]
             if rng.random() < 0.15:
                 raise ValueError("for a change")
-        except (ValueError, RecursionError):
+            for _ in range(rng.choice((1, 1, 1, 2, 2, 4))):
+                self._edit(tree, rng)
+            return written(tree[0]).encode("utf-8", "surrogatepass")
+        except (ValueError, RecursionError):  # nested too deep for what is copied or written here
             return self.raw(text)
-        for _ in range(rng.choice((1, 1, 1, 2, 2, 4))):
-            self._edit(tree, rng)
-        return written(tree[0]).encode("utf-8", "surrogatepass")
 
     def _edit(self, tree: list[Any], rng: random.Random) -> None:
         holder = rng.choice([tree, *slots(tree[0])])
