@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,12 +74,7 @@ class _Meter(AbstractContextManager["_Meter"]):
             self._bar = None
             stopping.drawn = False
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._close()
 
 
@@ -118,14 +112,9 @@ class Meter(_Meter):
             LOG.setLevel(logging.INFO)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         LOG.removeHandler(self._notes)
-        super().__exit__(kind, error, trace)
+        super().__exit__(*error)
 
     def __call__(self, now: Progress) -> None:
         more = f"{human(now.arrived)} downloaded" if now.arrived else ""

@@ -16,6 +16,7 @@ from fp8convert.stores.google import BLOCK, PATIENCE, Resumable
 from fp8convert.stores.store import Store
 from fp8convert.stores.uploads import KINDS
 
+from .feeding import fed
 from .gcs import CUT, LOST, UNIT, Answer, Before, Bucket, Google, Stored, at
 
 BUSY = Answer.error(503)
@@ -37,16 +38,6 @@ def begun(cloud: Bucket, lanes: Lanes | None = None) -> Resumable:
 def bytes_of(size: int) -> bytes:
     """Some that are at no two places the same."""
     return random.Random(size).randbytes(size)
-
-
-def fed(upload: Resumable, data: bytes, step: int = 100_000) -> None:
-    """Write it, from one buffer that is used again and again, as the engine's are."""
-    buffer = memoryview(bytearray(step))
-    for begin in range(0, len(data), step):
-        part = data[begin : begin + step]
-        buffer[: len(part)] = part
-        upload.write(buffer[: len(part)])
-        buffer[:] = bytes(step)
 
 
 def written(upload: Resumable, data: bytes) -> str:

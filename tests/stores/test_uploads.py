@@ -21,6 +21,7 @@ from fp8convert.stores.uploads import KINDS, MOST_PARTS, PART, part_size
 
 from ..mini import CONFIG, write_shards
 from .emulator import Answer, Emulator, Place, Request
+from .feeding import fed
 
 MIB = 1 << 20
 WAYS = ("s3", "memory")
@@ -31,16 +32,6 @@ def begun(way: str, size: int, lanes: Lanes | None = None) -> tuple[Place, Any]:
     place = Place(way)
     store = Store(ObjectPath.of(place.at("x")), TargetError)
     return place, KINDS[way](store, "y", size, lanes or Lanes())
-
-
-def fed(upload: Any, data: bytes, step: int) -> None:
-    """Write it, from one buffer that is used again and again, as the engine's are."""
-    buffer = memoryview(bytearray(step))
-    for begin in range(0, len(data), step):
-        part = data[begin : begin + step]
-        buffer[: len(part)] = part
-        upload.write(buffer[: len(part)])
-        buffer[:] = bytes(step)
 
 
 @pytest.fixture
